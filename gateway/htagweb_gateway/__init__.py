@@ -1,0 +1,1 @@
+"""Who is asking, where does it go, what do they see meanwhile."""

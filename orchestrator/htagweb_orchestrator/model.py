@@ -1,0 +1,147 @@
+"""What the parts say to each other about: frozen values, no I/O, no clock.
+
+Everything here travels as JSON between gateway and orchestrator, so it is made of msgspec structs. A time that
+travels is an age in seconds (`…_ago_s`), never a point in time: two processes share no clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+
+import msgspec
+
+UserId = NewType("UserId", str)
+"""Opaque. The orchestrator never makes a path, a name or a label of it."""
+AppName = NewType("AppName", str)
+"""A DNS label: the first segment of the app's path."""
+SandboxId = NewType("SandboxId", str)
+"""32 hex digits, made by the orchestrator; the first 12 are shown to people as an error id."""
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    ENDED = "ended"
+
+
+class Step(StrEnum):
+    """How far a start has come; what the waiting page shows."""
+
+    QUEUED = "queued"
+    CREATING = "creating"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+
+
+class Ending(StrEnum):
+    """Why a sandbox is no more: one word, the same in page, list, metrics and audit log."""
+
+    IDLE = "idle"
+    LIFETIME = "lifetime"
+    TIMEOUT = "timeout"  # an interaction took longer than interaction_timeout
+    MEMORY = "memory"
+    CRASHED = "crashed"
+    EXITED = "exited"  # the app ended itself: `self.exit()`
+    FAILED = "failed"  # it never got to its first page
+    VISITOR = "visitor"  # the Stop button
+    OPERATOR = "operator"
+    UPDATED = "updated"
+    LOST = "lost"  # the engine or its record of the sandbox went away
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all values here: frozen, built by keyword."""
+
+
+class UnixAddress(Struct, tag="unix"):
+    """A socket file. `uid` owns it, and whoever dials must check that; see `address.dial`."""
+
+    path: str
+    uid: int
+    peer_uid: bool = True  # False under gVisor, whose gofer shows uid 0 as the peer: there only the inode's owner counts
+
+
+class TcpAddress(Struct, tag="tcp"):
+    """Where Unix sockets can't be had. `secret` is sent as `X-Htagweb-Secret` with each request."""
+
+    host: str
+    port: int
+    secret: str
+
+
+Address = UnixAddress | TcpAddress
+
+
+class Route(Struct):
+    """What is known of one user's sandbox of one app: where it is, how far, or why it ended."""
+
+    user: UserId
+    app: AppName
+    sandbox: SandboxId
+    state: State
+    step: Step = Step.READY
+    started_ago_s: float = 0.0
+    address: Address | None = None  # while READY
+    ending: Ending | None = None  # when ENDED
+    detail: str = ""  # for people: "exit code 137", "idle for 15 minutes"
+    error_id: str = ""  # `htagweb logs ERROR_ID` shows what the app said
+    left_s: float | None = None  # until the reaper ends it, if nobody does anything
+    left_why: Ending | None = None  # IDLE or LIFETIME
+    idle_timeout_s: float = 900.0
+    expected_s: float | None = None  # median of this app's last starts
+    outdated: bool = False  # a newer version of the app is published
+
+
+class AppCard(Struct):
+    """An app as visitors see it in the catalogue. `problem` is for operators; its visitors are told it is out of order."""
+
+    name: AppName
+    title: str
+    description: str = ""
+    generation: int = 1
+    version: str = ""
+    problem: str = ""
+    interaction_timeout_s: float = 60.0
+
+
+class Platform(Struct):
+    """Settings that a gateway needs. They travel with the watch, so that there is one configuration."""
+
+    public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* are believed
+    dev: bool = False
+    home: str = ""  # the app served at "/", "" for the catalogue
+    message_size: int = 16 * 1024 * 1024  # bytes of one WebSocket message
+    sockets_per_user: int = 16
+    warnings: tuple[str, ...] = ()  # promises that this engine does not keep, shown on every platform page
+
+
+class Seen(Struct):
+    """A gateway's report on one sandbox: how long ago a person last did something, and how many sockets are open."""
+
+    idle_s: float
+    sockets: int = 0
+
+
+class Snapshot(Struct, tag="snapshot"):
+    platform: Platform
+    apps: tuple[AppCard, ...]
+    routes: tuple[Route, ...]
+
+
+class AppsChanged(Struct, tag="apps"):
+    apps: tuple[AppCard, ...]
+
+
+class RouteChanged(Struct, tag="route"):
+    route: Route
+
+
+class RouteGone(Struct, tag="gone"):
+    user: UserId
+    app: AppName
+
+
+Change = Snapshot | AppsChanged | RouteChanged | RouteGone
