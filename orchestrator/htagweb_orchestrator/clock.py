@@ -1,0 +1,16 @@
+"""Time as leases keep it: seconds since boot, suspended time included, and the boot they belong to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+
+def boottime_s() -> float:
+    """CLOCK_BOOTTIME: the same in every process and container of the machine, and deaf to changes of the wall clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Which boot `boottime_s` counts from; a lease of another boot is over."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,245 @@
+"""The orchestrator's two sockets: one for gateways with their few verbs, one for operators with the others.
+
+Who may speak is decided by the kernel: the peer's uid is looked at when a connection is made, before a byte is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route as HttpRoute
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .control import ControlPlane
+from .errors import OrchestratorError
+from .model import AppName, Ending, SandboxId, Seen, Struct, UserId
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HEARTBEAT_S = 5.0  # a watch says at least this often that it lives
+MAX_WAIT_S = 30.0
+MAX_BODY = 8 * 1024 * 1024
+
+
+class LeaseRequest(Struct):
+    user: UserId
+    app: AppName
+    query: str = ""
+    wait_s: float = 0.0
+
+
+class FindRequest(Struct):
+    user: UserId
+    app: AppName
+
+
+class ReleaseRequest(Struct):
+    user: UserId
+    app: AppName
+    ending: Ending
+
+
+class ActivityRequest(Struct):
+    gateway: str
+    seen: dict[SandboxId, Seen]
+
+
+class ReapRequest(Struct):
+    ids: list[SandboxId]
+
+
+def gateway_api(control: ControlPlane) -> Starlette:
+    """lease, find, activity, release, watch: all that a gateway may ask for. Bodies and answers are the model's structs."""
+
+    async def lease(request: Request) -> Response:
+        asked = await _body(request, LeaseRequest)
+        route = await control.lease(
+            asked.user, asked.app, query=asked.query, wait_s=min(max(asked.wait_s, 0.0), MAX_WAIT_S)
+        )
+        return _json(route)
+
+    async def find(request: Request) -> Response:
+        asked = await _body(request, FindRequest)
+        return _json(await control.find(asked.user, asked.app))
+
+    async def release(request: Request) -> Response:
+        asked = await _body(request, ReleaseRequest)
+        # A gateway ends a sandbox for its visitor; the other words are the orchestrator's own.
+        return _json(await control.release(asked.user, asked.app, Ending.VISITOR))
+
+    async def activity(request: Request) -> Response:
+        asked = await _body(request, ActivityRequest)
+        await control.activity(asked.gateway, asked.seen)
+        return Response(status_code=204)
+
+    async def watch(request: Request) -> Response:
+        gateway = request.query_params.get("gateway", "")
+
+        async def lines() -> AsyncIterator[bytes]:
+            async with contextlib.aclosing(_beating(control, gateway)) as changes:
+                async for line in changes:
+                    yield line
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    return _application(
+        [
+            HttpRoute("/v1/lease", lease, methods=["POST"]),
+            HttpRoute("/v1/find", find, methods=["POST"]),
+            HttpRoute("/v1/release", release, methods=["POST"]),
+            HttpRoute("/v1/activity", activity, methods=["POST"]),
+            HttpRoute("/v1/watch", watch),
+        ]
+    )
+
+
+async def _beating(control: ControlPlane, gateway: str) -> AsyncIterator[bytes]:
+    """The watch as lines of JSON, with an empty line where nothing happened for a while."""
+    changes = control.watch(gateway)
+    upcoming: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            if upcoming is None:
+                upcoming = asyncio.ensure_future(anext(changes, None))  # type: ignore[arg-type]
+            done, _ = await asyncio.wait({upcoming}, timeout=HEARTBEAT_S)
+            if not done:
+                yield b"\n"
+                continue
+            change, upcoming = upcoming.result(), None
+            if change is None:
+                return
+            yield msgspec.json.encode(change) + b"\n"
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await upcoming
+        await changes.aclose()  # type: ignore[attr-defined]
+
+
+def operator_api(control: ControlPlane) -> Starlette:
+    """What the `htagweb` command asks for; docs/operators-api.md lists the fields."""
+
+    async def sandboxes(request: Request) -> Response:
+        return _json(await control.describe())
+
+    async def sandbox(request: Request) -> Response:
+        prefix = request.path_params["prefix"]
+        rows: list[dict[str, Any]] = await control.describe(prefix)
+        if not rows:
+            rows = [
+                {"id": route.sandbox, "user": route.user, "app": route.app, "state": route.state}
+                | {"ending": route.ending, "detail": route.detail}
+                for route in control.ended(prefix)
+            ]
+        return _only(prefix, {row["id"]: row for row in rows}, _json)
+
+    async def logs(request: Request) -> Response:
+        prefix = request.path_params["prefix"]
+        return _only(prefix, control.logs(prefix), PlainTextResponse)
+
+    async def reap(request: Request) -> Response:
+        return _json(await control.reap((await _body(request, ReapRequest)).ids))
+
+    async def apps(request: Request) -> Response:
+        return _json(control.apps())
+
+    async def readyz(request: Request) -> Response:
+        return _json({"ready": control.ready}, 200 if control.ready else 503)
+
+    return _application(
+        [
+            HttpRoute("/v1/sandboxes", sandboxes),
+            HttpRoute("/v1/sandboxes/{prefix}", sandbox),
+            HttpRoute("/v1/logs/{prefix}", logs),
+            HttpRoute("/v1/reap", reap, methods=["POST"]),
+            HttpRoute("/v1/apps", apps),
+            HttpRoute("/v1/readyz", readyz),
+        ]
+    )
+
+
+def _only(prefix: str, found: dict[SandboxId, Any], answer: Any) -> Response:
+    """The one match, or the problem with there being none or several."""
+    if len(found) == 1:
+        return answer(next(iter(found.values())))  # type: ignore[no-any-return]
+    if not found:
+        return _problem(404, "not-found", f"no sandbox's id begins with {prefix!r}")
+    return _problem(409, "ambiguous", f"{len(found)} sandboxes' ids begin with {prefix!r}: give more digits")
+
+
+def _application(routes: list[HttpRoute]) -> Starlette:
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, OrchestratorError)
+        return Response(msgspec.json.encode(error.problem()), error.status, media_type="application/problem+json")
+
+    async def misunderstood(request: Request, error: Exception) -> Response:
+        return _problem(400, "bad-request", str(error))
+
+    return Starlette(
+        routes=routes, exception_handlers={OrchestratorError: refused, msgspec.MsgspecError: misunderstood}
+    )
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise msgspec.ValidationError("the request is too large")
+    return msgspec.json.decode(body, type=kind)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _problem(status: int, reason: str, title: str) -> Response:
+    problem = {"type": "about:blank", "status": status, "reason": reason, "title": title}
+    return Response(msgspec.json.encode(problem), status, media_type="application/problem+json")
+
+
+def listen(path: Path, *, mode: int, gid: int | None = None) -> socket.socket:
+    """A listening Unix socket at `path`, replacing what an earlier run left there."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    os.chmod(path, mode)
+    if gid is not None:
+        os.chown(path, 0, gid)
+    listener.listen(1024)
+    return listener
+
+
+def server(app: Starlette, *, allowed_uids: set[int]) -> uvicorn.Server:
+    """A uvicorn server that hangs up on peers of other uids."""
+
+    class PeerChecked(HttpToolsProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            peer: socket.socket = transport.get_extra_info("socket")
+            _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            super().connection_made(transport)
+            if uid not in allowed_uids:
+                log.warning("connection refused", extra={"peer_uid": uid})
+                transport.abort()
+
+    config = uvicorn.Config(
+        app, http=PeerChecked, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        date_header=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+

@@ -1,0 +1,181 @@
+"""One sandbox from nothing to its first page; whatever fails on the way leaves nothing behind that the caller can't end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from .address import DialFailed
+from .catalogue import Catalogue, PublishedApp
+from .engines.base import Engine, SandboxSpec
+from .errors import StartFailed, StartTimeout
+from .harness import HarnessFailed, HarnessLink, Listener
+from .model import Step
+from .output import OutputFiles
+from .registry import Lease, Sandbox
+from .rundir import RunDirectory
+from .sessions import Sessions
+
+T = TypeVar("T")
+SOCKETS_S = 10.0  # from the first process to both sockets: an interpreter start, however busy the machine
+
+
+class Starter:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        run: RunDirectory,
+        catalogue: Catalogue,
+        sessions: Sessions,
+        output: OutputFiles,
+        listener: Listener,
+        orphan_timeout_s: float,
+        session_size: int,
+        dev: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._catalogue = catalogue
+        self._sessions = sessions
+        self._output = output
+        self._listener = listener
+        self._orphan_timeout_s = orphan_timeout_s
+        self._session_size = session_size
+        self._dev = dev
+        self._now = now
+        self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+
+    async def start(
+        self, sandbox: Sandbox, app: PublishedApp, *, query: str, on_step: Callable[[Sandbox, Step], None]
+    ) -> None:
+        """Bring a reserved sandbox to its rendered first page, within the app's start_timeout.
+
+        On any error the sandbox may be half there; the caller ends it. Raises StartFailed, StartTimeout, or what the
+        engine raised.
+        """
+        async with self._slots:
+            try:
+                async with asyncio.timeout(app.limits.start_timeout_s):
+                    await self._boot(sandbox, on_step)
+                    on_step(sandbox, Step.LOADING)
+                    await self._fill(sandbox, app, query)
+            except TimeoutError as error:
+                raise StartTimeout(
+                    f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds.", error_id=sandbox.error_id
+                ) from error
+            except (HarnessFailed, DialFailed) as error:
+                await self._explain(sandbox, error)
+                raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error
+
+    def spec(self, lease: Lease) -> SandboxSpec:
+        limits = lease.limits
+        return SandboxSpec(
+            sandbox_id=lease.sandbox,
+            uid=lease.uid,
+            directory=str(self._run.sockets(lease.sandbox)),
+            image=lease.image,
+            generation=lease.generation,
+            memory_bytes=limits.memory_bytes,
+            cpus=limits.cpus,
+            pids=limits.pids,
+            tmp_bytes=limits.tmp_bytes,
+            app_bytes=limits.app_bytes,
+            runtime=limits.runtime,
+        )
+
+    async def _boot(self, sandbox: Sandbox, on_step: Callable[[Sandbox, Step], None]) -> None:
+        """A container with an honest harness in a sealed directory, which knows nothing of the app yet."""
+        lease = sandbox.lease
+        spec = self.spec(lease)
+        async with self._timed(sandbox, "create"):
+            on_step(sandbox, Step.CREATING)
+            self._run.create(lease.sandbox, lease.uid)
+            self.write_lease(sandbox)
+            await self._engine.start(spec, on_step=lambda step: on_step(sandbox, step))
+        sandbox.control_address = self._engine.control_address(spec)
+        async with self._timed(sandbox, "start"):
+            on_step(sandbox, Step.STARTING)
+            await self._alive(sandbox, self._run.wait_for_sockets(lease.sandbox, lease.uid, timeout_s=SOCKETS_S))
+            boot_log = self._run.seal(lease.sandbox, lease.uid)
+            if boot_log:
+                self._output.add(lease.sandbox, boot_log)
+            sandbox.link = await self._alive(sandbox, self.connect(sandbox))
+        sandbox.address = self._engine.address(spec)
+
+    async def connect(self, sandbox: Sandbox) -> HarnessLink:
+        assert sandbox.control_address is not None
+        link, _ = await HarnessLink.connect(
+            sandbox.id,
+            sandbox.control_address,
+            self._listener,
+            orphan_timeout_s=self._orphan_timeout_s,
+            timeout_s=SOCKETS_S,
+        )
+        return link
+
+    async def _fill(self, sandbox: Sandbox, app: PublishedApp, query: str) -> None:
+        """The app, then its user: from here on the sandbox is hostile."""
+        link = sandbox.link
+        assert link is not None
+        files = await asyncio.to_thread(self._catalogue.files, app.version)
+        load: dict[str, Any] = {
+            "app": app.name,
+            "version": app.version,
+            "entry": app.entry,
+            "env": {},
+            "dev": self._dev,
+            "interaction_timeout_s": app.limits.interaction_timeout_s,
+            "session_size": self._session_size,
+        }
+        async with self._timed(sandbox, "load"):
+            await link.load(load, files)
+        session = await self._sessions.get(sandbox.lease.user)
+        now = self._now()
+        # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.
+        sandbox.lease = sandbox.lease.replace(state="claimed", claimed_s=now, last_activity_s=now)
+        self.write_lease(sandbox)
+        async with self._timed(sandbox, "render"):
+            await link.claim({"session": session, "query": query, "prefix": f"/{app.name}", "profile": None})
+
+    def write_lease(self, sandbox: Sandbox) -> None:
+        self._run.write_lease(sandbox.lease)
+        sandbox.written_s = self._now()
+
+    async def _alive(self, sandbox: Sandbox, work: Awaitable[T]) -> T:
+        """Wait for `work`, but not longer than the sandbox lives."""
+        task = asyncio.ensure_future(work)
+        died = asyncio.create_task(sandbox.died.wait())
+        try:
+            await asyncio.wait({task, died}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise HarnessFailed(f"the sandbox ended with exit code {sandbox.exit_code} before it was ready")
+        finally:
+            died.cancel()
+            task.cancel()
+
+    async def _explain(self, sandbox: Sandbox, error: HarnessFailed | DialFailed) -> None:
+        """Put into the sandbox's output what `htagweb logs` should show: the reason, and the app's traceback."""
+        said = [str(error)]
+        if isinstance(error, HarnessFailed) and error.traceback:
+            said = [error.traceback.rstrip()]
+        boot_log = self._run.boot_log(sandbox.id)
+        if boot_log:
+            said.insert(0, boot_log.rstrip())
+        if sandbox.exit_code is not None:
+            said.append(await self._engine.logs(sandbox.id))
+        self._output.add(sandbox.id, "\n".join(said) + "\n")
+
+    @asynccontextmanager
+    async def _timed(self, sandbox: Sandbox, step: str) -> AsyncIterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            sandbox.steps_ms[step] = round((time.monotonic() - began) * 1000, 1)
