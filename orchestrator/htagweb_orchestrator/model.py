@@ -55,7 +55,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all values here: frozen, built by keyword."""
 
 
-class UnixAddress(Struct, tag="unix"):
+class UnixAddress(Struct, tag="unix", frozen=True):
     """A socket file. `uid` owns it, and whoever dials must check that; see `address.dial`."""
 
     path: str
@@ -63,7 +63,7 @@ class UnixAddress(Struct, tag="unix"):
     peer_uid: bool = True  # False under gVisor, whose gofer shows uid 0 as the peer: there only the inode's owner counts
 
 
-class TcpAddress(Struct, tag="tcp"):
+class TcpAddress(Struct, tag="tcp", frozen=True):
     """Where Unix sockets can't be had. `secret` is sent as `X-Htagweb-Secret` with each request."""
 
     host: str
@@ -74,7 +74,7 @@ class TcpAddress(Struct, tag="tcp"):
 Address = UnixAddress | TcpAddress
 
 
-class Route(Struct):
+class Route(Struct, frozen=True):
     """What is known of one user's sandbox of one app: where it is, how far, or why it ended."""
 
     user: UserId
@@ -94,7 +94,7 @@ class Route(Struct):
     outdated: bool = False  # a newer version of the app is published
 
 
-class AppCard(Struct):
+class AppCard(Struct, frozen=True):
     """An app as visitors see it in the catalogue. `problem` is for operators; its visitors are told it is out of order."""
 
     name: AppName
@@ -106,7 +106,7 @@ class AppCard(Struct):
     interaction_timeout_s: float = 60.0
 
 
-class Platform(Struct):
+class Platform(Struct, frozen=True):
     """Settings that a gateway needs. They travel with the watch, so that there is one configuration."""
 
     public_url: str = ""
@@ -118,28 +118,28 @@ class Platform(Struct):
     warnings: tuple[str, ...] = ()  # promises that this engine does not keep, shown on every platform page
 
 
-class Seen(Struct):
+class Seen(Struct, frozen=True):
     """A gateway's report on one sandbox: how long ago a person last did something, and how many sockets are open."""
 
     idle_s: float
     sockets: int = 0
 
 
-class Snapshot(Struct, tag="snapshot"):
+class Snapshot(Struct, tag="snapshot", frozen=True):
     platform: Platform
     apps: tuple[AppCard, ...]
     routes: tuple[Route, ...]
 
 
-class AppsChanged(Struct, tag="apps"):
+class AppsChanged(Struct, tag="apps", frozen=True):
     apps: tuple[AppCard, ...]
 
 
-class RouteChanged(Struct, tag="route"):
+class RouteChanged(Struct, tag="route", frozen=True):
     route: Route
 
 
-class RouteGone(Struct, tag="gone"):
+class RouteGone(Struct, tag="gone", frozen=True):
     user: UserId
     app: AppName
 
