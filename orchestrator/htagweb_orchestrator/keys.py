@@ -1,0 +1,86 @@
+"""The names that an operator may set: in htagweb.toml, in a table [apps.<name>] of it, and as `HTAGWEB_…`.
+
+docs/configuration.md and the shipped htagweb.toml are tested against these tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .kinds import DIRECTORY, FLAG, NETWORKS, PUBLIC_URL, Kind, cores, count, duration, size, text
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    name: str
+    kind: Kind
+    meaning: str
+
+    @property
+    def env(self) -> str:
+        return "HTAGWEB_" + self.name.upper()
+
+
+_TIMEOUT = duration("1s", "1h")
+_LIFE = duration("1s", "365d")
+_NAME = text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits and . _ -")
+_IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
+_APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
+_ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class")
+
+# Field of AppLimits -> key.
+LIMIT_KEYS = {
+    "idle_timeout_s": Key("idle_timeout", _LIFE, "a sandbox is ended when its user has done nothing for this long"),
+    "max_lifetime_s": Key("max_lifetime", _LIFE, "a sandbox is ended after this long, in use or not"),
+    "start_timeout_s": Key("start_timeout", _TIMEOUT, "a sandbox that isn't ready by then has failed"),
+    "interaction_timeout_s": Key("interaction_timeout", _TIMEOUT, "an app that takes longer over one click is ended"),
+    "memory_bytes": Key("memory", size("32m", "1024g"), "memory of a sandbox, the files in /tmp included; no swap"),
+    "cpus": Key("cpus", cores(0.05, 1024), "cores that a sandbox may use; 0.5 is half of one"),
+    "pids": Key("pids", count(16, 32768), "processes and threads of a sandbox"),
+    "tmp_bytes": Key("tmp", size("1m", "64g"), "room in a sandbox's /tmp"),
+    "app_bytes": Key("app_size", size("64k", "1g"), "size of an app, all its files together"),
+    # A change of it travels in one frame of the control protocol, which has 256k.
+    "session_bytes": Key("session_size", size("1k", "192k"), "size of a user's session, as JSON"),
+}
+
+# Field of AppSettings -> key, in [apps.<name>] only.
+APP_KEYS = {
+    "title": Key("title", text(), "the name in the catalogue"),
+    "description": Key("description", text(), "the line below it"),
+    "entry": Key("entry", _ENTRY, "the class to serve, where the file leaves it open"),
+    "access": Key("access", text("public", '"public"'), "who may open it"),
+}
+
+# Field of Settings -> key.
+KEYS = LIMIT_KEYS | {
+    "orphan_timeout_s": Key(
+        "orphan_timeout", duration("1s", "1d"), "without an orchestrator, a sandbox ends itself then"
+    ),
+    "message_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
+    "max_per_user": Key("max_per_user", count(1, 1000), "sandboxes that one user may have at a time"),
+    "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),
+    "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),
+    "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),
+    "dev": Key("dev", FLAG, "show tracebacks in pages"),
+    "runtime": Key("runtime", _NAME, "the engine's runtime for sandboxes, such as runsc"),
+}
+
+# Field of Settings -> variable without a twin in the file.
+PLUMBING = {
+    "instance": Key("instance", _NAME, "the installation that sandboxes belong to"),
+    "run_volume": Key("run_volume", _NAME, "the volume with the sandboxes' directories"),
+    "sandbox_image": Key("sandbox_image", _IMAGE, "what sandboxes are made of"),
+    "published_on": Key("published_on", text(), "the address that the gateway is published on"),
+    "apps_dir": Key("apps_dir", DIRECTORY, "the folder with the apps"),
+    "run_dir": Key("run_dir", DIRECTORY, "where that volume is mounted"),
+    "ctl_dir": Key("ctl_dir", DIRECTORY, "the gateway's way to the orchestrator: a folder with a socket"),
+    "admin_dir": Key("admin_dir", DIRECTORY, "the operators' way: another"),
+    "state_dir": Key("state_dir", DIRECTORY, "sessions, keys, published versions"),
+    "gateway_uid": Key("gateway_uid", count(0, 2**31), "the only user that may connect to the gateway's socket"),
+}
+
+DEFAULTS_IN_WORDS = {
+    "pids": "64; 256 with runtime runsc",
+    "dev": "true while published on a loopback address only",
+}
+"""Where a default depends on something."""

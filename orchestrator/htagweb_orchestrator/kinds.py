@@ -1,0 +1,143 @@
+"""The kinds of value that a key of the configuration takes: how each is read, and how it is shown again."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from .quantities import duration_s, show_duration, show_size, size_bytes
+
+DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""What an app's name must be: it is the first segment of a path now, and may be a host name later."""
+
+
+class Unexpected(ValueError):
+    """The text says what was expected instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`read` takes a TOML value or an environment variable's text, and raises Unexpected. `show` is its reverse."""
+
+    read: Callable[[object], object]
+    show: Callable[[object], str]
+
+
+def duration(at_least: str, at_most: str) -> Kind:
+    def read(raw: object) -> float:
+        seconds = _quantity(raw, duration_s, "a duration such as 90s, 15m, 12h")
+        return float(_within(seconds, duration_s(at_least), duration_s(at_most), at_least, at_most))
+
+    return Kind(read, lambda value: show_duration(_number(value)))
+
+
+def size(at_least: str, at_most: str) -> Kind:
+    def read(raw: object) -> int:
+        whole = _quantity(raw, size_bytes, "a size such as 256m, 64k, 1g")
+        return int(_within(whole, size_bytes(at_least), size_bytes(at_most), at_least, at_most))
+
+    return Kind(read, lambda value: show_size(int(_number(value))))
+
+
+def count(at_least: int, at_most: int) -> Kind:
+    def read(raw: object) -> int:
+        whole = _within(_quantity(raw, int, "a whole number"), at_least, at_most)
+        if whole != int(whole):
+            raise Unexpected("expected a whole number")
+        return int(whole)
+
+    return Kind(read, str)
+
+
+def cores(at_least: float, at_most: float) -> Kind:
+    def read(raw: object) -> float:
+        return float(_within(_quantity(raw, float, "a number such as 1 or 0.5"), at_least, at_most))
+
+    return Kind(read, lambda value: f"{_number(value):g}")
+
+
+def text(pattern: str = r"[^\x00-\x1f]*", expected: str = "a text on one line") -> Kind:
+    def read(raw: object) -> str:
+        if not isinstance(raw, str) or re.fullmatch(pattern, raw) is None:
+            raise Unexpected(f"expected {expected}")
+        return raw
+
+    return Kind(read, str)
+
+
+def _read_flag(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.lower() in ("true", "false"):
+        return raw.lower() == "true"
+    raise Unexpected("expected true or false")
+
+
+def _read_networks(raw: object) -> tuple[str, ...]:
+    items = raw.replace(",", " ").split() if isinstance(raw, str) else raw
+    expected = "expected a list of addresses or networks such as 10.0.0.1 or 10.0.0.0/8"
+    if not isinstance(items, list):
+        raise Unexpected(expected)
+    for item in items:
+        try:
+            ipaddress.ip_network(item if isinstance(item, str) else "")
+        except ValueError as error:
+            # "10.0.0.1/8 has host bits set" is worth showing: the operator meant one or the other.
+            raise Unexpected(f"{expected} ({error})" if "host bits" in str(error) else expected) from None
+    return tuple(items)
+
+
+def _read_public_url(raw: object) -> str:
+    expected = "expected an address such as https://apps.example.org, without a path"
+    if raw == "":
+        return ""
+    if not isinstance(raw, str) or re.fullmatch(r"[\x21-\x7e]+", raw) is None:
+        raise Unexpected(expected)
+    url = raw.removesuffix("/")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or "@" in parts.netloc or url != f"{parts.scheme}://{parts.netloc}":
+        raise Unexpected(expected)
+    return url.lower()
+
+
+def _read_directory(raw: object) -> Path:
+    if not isinstance(raw, str) or not raw.startswith("/"):
+        raise Unexpected("expected an absolute path")
+    return Path(raw)
+
+
+FLAG = Kind(_read_flag, lambda value: str(value).lower())
+NETWORKS = Kind(_read_networks, lambda value: "[]" if not value else str(value))
+PUBLIC_URL = Kind(_read_public_url, str)
+DIRECTORY = Kind(_read_directory, str)
+
+
+def _quantity(raw: object, parse: Callable[[str], float], expected: str) -> float:
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        return raw
+    try:
+        return parse(raw if isinstance(raw, str) else "")
+    except ValueError:
+        raise Unexpected(f"expected {expected}") from None
+
+
+def _within(value: float, low: float, high: float, low_text: str = "", high_text: str = "") -> float:
+    # Written this way round because nan compares false with everything.
+    if not value >= low:
+        raise Unexpected(f"expected at least {low_text or f'{low:g}'}")
+    if not value <= high:
+        raise Unexpected(f"expected at most {high_text or f'{high:g}'}")
+    return value
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, (int, float))
+    return value

@@ -1,0 +1,83 @@
+"""The configuration as one frozen value; `configuration.load` fills it, `keys` knows the fields' names in file and
+environment. Parts are handed the values they use, not this object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .model import Platform, Struct
+
+KIB, MIB = 1024, 1024**2
+
+
+class AppLimits(Struct, frozen=True):
+    """What a sandbox of one app may take, and how long it lives."""
+
+    idle_timeout_s: float = 900.0
+    max_lifetime_s: float = 43200.0
+    start_timeout_s: float = 30.0
+    interaction_timeout_s: float = 60.0
+    memory_bytes: int = 256 * MIB
+    cpus: float = 1.0
+    pids: int = 64
+    tmp_bytes: int = 32 * MIB
+    app_bytes: int = 16 * MIB
+    session_bytes: int = 64 * KIB
+
+
+class AppSettings(Struct, frozen=True):
+    """`[apps.<name>]`: what the operator says about one app. `overrides` holds fields of AppLimits."""
+
+    title: str = ""
+    description: str = ""
+    entry: str = ""
+    access: str = "public"
+    overrides: Mapping[str, Any] = {}
+
+
+class Settings(AppLimits, frozen=True):
+    """The limits are defaults here: `limits(name)` is what counts for an app."""
+
+    orphan_timeout_s: float = 300.0
+    message_bytes: int = 16 * MIB
+    max_per_user: int = 5
+    public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    home: str = ""
+    dev: bool = False
+    runtime: str = "runc"
+    apps: Mapping[str, AppSettings] = {}
+
+    # Plumbing: what compose and the images agree about, in the environment only.
+    instance: str = "htagweb"
+    run_volume: str = "htagweb_run"
+    sandbox_image: str = "htagweb-sandbox"
+    published_on: str = ""
+    apps_dir: Path = Path("/apps")
+    run_dir: Path = Path("/run/htagweb/sandboxes")
+    ctl_dir: Path = Path("/run/htagweb/ctl")
+    admin_dir: Path = Path("/run/htagweb/admin")
+    state_dir: Path = Path("/var/lib/htagweb")
+    gateway_uid: int = 10001
+
+    def app(self, name: str) -> AppSettings:
+        """What is said about an app; defaults if nothing is."""
+        return self.apps.get(name, AppSettings())
+
+    def limits(self, name: str) -> AppLimits:
+        """The limits of one app: its own values over the defaults."""
+        values = {field: getattr(self, field) for field in AppLimits.__struct_fields__}
+        return AppLimits(**(values | dict(self.app(name).overrides)))
+
+    def platform(self, warnings: tuple[str, ...] = ()) -> Platform:
+        """What the gateway needs of all this."""
+        return Platform(
+            public_url=self.public_url,
+            trusted_proxies=self.trusted_proxies,
+            dev=self.dev,
+            home=self.home,
+            message_size=self.message_bytes,
+            warnings=warnings,
+        )
