@@ -1,0 +1,58 @@
+"""A counter: one number, a step up or down (htag 1).
+
+`/counter/?41` begins at 41. The number lives in the sandbox: a reload keeps it, a second tab shows the same one,
+another visitor has another.
+"""
+
+from htag import Tag
+
+STYLE = """
+:root { color-scheme: light dark; --ground: light-dark(#f3f6f5, #151a18); --card: light-dark(#fff, #1f2624);
+  --ink: light-dark(#1b2421, #e6ecea); --dim: light-dark(#56645f, #9aa9a4); --line: light-dark(#cbd6d2, #3b4844);
+  --accent: light-dark(#0a705b, #4ccfae) }
+* { box-sizing: border-box }
+body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
+  font: 1.0625rem/1.5 system-ui, sans-serif }
+h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
+  border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
+button { cursor: pointer }
+button:hover { border-color: var(--accent) }
+button.main { border-color: transparent; background: var(--accent); color: var(--card) }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
+.steps { display: grid; grid-template-columns: 1fr 1.4fr 1fr; align-items: center; text-align: center }
+.steps output { font-size: 4.5rem; line-height: 1.4; font-variant-numeric: tabular-nums }
+.steps button { min-height: 4rem; font-size: 1.75rem }
+"""
+
+
+class App(Tag.main):
+    statics = [Tag.title("Counter"), Tag.style(STYLE)]
+
+    def init(self, start="0"):
+        try:
+            self.value = int(start)
+        except (TypeError, ValueError):  # `?start=` is None, `?start=abc` no number
+            self.value = 0
+        self.shown = Tag.output(self.value)
+        self += Tag.h1("Counter")
+        self += Tag.p("A number of your own. It is still there after a reload.")
+        self += Tag.div(
+            [
+                Tag.button("−", _onclick=self.bind.step(-1), _aria_label="one less"),
+                self.shown,
+                Tag.button("+", _onclick=self.bind.step(1), _aria_label="one more", _class="main"),
+            ],
+            _class="steps",
+        )
+
+    def step(self, by):
+        self.value += by
+        self.shown.clear(self.value)
+
+
+if __name__ == "__main__":
+    from htagweb import WebServer
+
+    WebServer(App).run()
