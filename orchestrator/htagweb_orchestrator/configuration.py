@@ -1,4 +1,4 @@
-"""Reads htagweb.toml and the environment, once, into Settings; or says everything that is wrong with them at once.
+"""Reads htagweb.toml and the environment into the fields of Settings; or says everything that is wrong with them at once.
 
 A schema library would stop at the first bad value and know no lines. An operator wants every problem in one go, each
 with its line and what was expected there.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,6 @@ from typing import Any
 
 from .keys import APP_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
 from .kinds import DNS_LABEL, Unexpected
-from .settings import AppSettings, Settings
 
 DEFAULT_FILE = Path("/etc/htagweb/htagweb.toml")
 OTHER_NAMES = frozenset({"HTAGWEB_CONFIG", "HTAGWEB_BIND", "HTAGWEB_PORT"})
@@ -38,23 +36,23 @@ class ConfigError(Exception):
         super().__init__("\n".join(self.problems))
 
 
-def load(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from $HTAGWEB_CONFIG (a missing file means defaults) and the `HTAGWEB_…` variables, which win.
+def read(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of Settings that $HTAGWEB_CONFIG and the `HTAGWEB_…` variables give; the variables win.
 
-    An empty variable counts as absent: compose passes `${HTAGWEB_MEMORY:-}` on as that. Raises ConfigError.
+    `apps` is a dict of the fields of AppSettings. Without a file at the default place all is default. An empty variable
+    counts as absent: compose passes `${HTAGWEB_MEMORY:-}` on as that. Raises ConfigError.
     """
     path = Path(environ.get("HTAGWEB_CONFIG") or DEFAULT_FILE)
     reader = _Reader(path.name)
     values = reader.environment(environ)
-    apps = reader.file(_read(path), values)
-    if "dev" not in values:
-        values["dev"] = _is_loopback(values.get("published_on", ""))
+    reader.file(_text(path), values)
+    values.setdefault("dev", _is_loopback(values.get("published_on", "")))
     if values.get("runtime") == "runsc":
         values.setdefault("pids", RUNSC_PIDS)
-        reader.check_pids(values["pids"], apps)
+        reader.check_pids(values)
     if reader.problems:
         raise ConfigError(reader.problems)
-    return Settings(apps=apps, **values)
+    return values
 
 
 class _Reader:
@@ -78,15 +76,15 @@ class _Reader:
                 self._take(name, *fields[name], environ[name], values)
         return values
 
-    def file(self, toml: str, values: dict[str, Any]) -> dict[str, AppSettings]:
-        """Add what the file says to `values`, where the environment hasn't said it; return [apps.…]."""
+    def file(self, toml: str, values: dict[str, Any]) -> None:
+        """Add what the file says to `values`, where the environment hasn't said it."""
         try:
             found = tomllib.loads(toml)
         except tomllib.TOMLDecodeError as error:
             at = re.search(r" ?\(at line (\d+), column \d+\)$", str(error))
             line = int(at[1]) if at else len(toml.splitlines())
             self.problems.append(f"{self._file}:{line}: not TOML: {str(error)[: at.start()] if at else error}")
-            return {}
+            return
         self._lines = key_lines(toml)
         apps = found.pop("apps", {})
         fields = {key.name: (field, key) for field, key in KEYS.items()}
@@ -99,23 +97,23 @@ class _Reader:
         values |= {field: value for field, value in from_file.items() if field not in values}
         if not isinstance(apps, dict):
             self._problem(("apps",), "expected tables such as [apps.counter]")
-            return {}
-        return {name: self._app(name, table) for name, table in apps.items()}
+        else:
+            values["apps"] = {name: self._app(name, table) for name, table in apps.items()}
 
-    def check_pids(self, pids: int, apps: Mapping[str, AppSettings]) -> None:
-        chosen = {self._source.get("pids", ""): pids}
-        for name, app in apps.items():
-            chosen[self._where(("apps", name, "pids"))] = app.overrides.get("pids", RUNSC_PIDS)
+    def check_pids(self, values: dict[str, Any]) -> None:
+        chosen = {self._source.get("pids", ""): values["pids"]}
+        for name, app in values.get("apps", {}).items():
+            chosen[self._where(("apps", name, "pids"))] = app["overrides"].get("pids", RUNSC_PIDS)
         for where, count in chosen.items():
             if count < RUNSC_PIDS:
                 self.problems.append(f"{where}: expected at least {RUNSC_PIDS} with runtime runsc, got {count}")
 
-    def _app(self, name: str, table: object) -> AppSettings:
+    def _app(self, name: str, table: object) -> dict[str, Any]:
         if not DNS_LABEL.fullmatch(name):
             self._problem(("apps", name), "expected an app's name: small letters, digits and dashes")
         if not isinstance(table, dict):
             self._problem(("apps", name), f"expected a table [apps.{name}]")
-            return AppSettings()
+            table = {}
         fields = {key.name: (field, key) for field, key in (APP_KEYS | LIMIT_KEYS).items()}
         values: dict[str, Any] = {}
         for word, raw in table.items():
@@ -125,7 +123,7 @@ class _Reader:
             else:
                 self._take(self._where(path), *fields[word], raw, values)
         texts = {field: values.pop(field) for field in APP_KEYS if field in values}
-        return AppSettings(**texts, overrides=values)
+        return {**texts, "overrides": values}
 
     def _take(self, where: str, field: str, key: Key, raw: object, values: dict[str, Any]) -> None:
         try:
@@ -191,7 +189,7 @@ def _paths(table: Mapping[str, Any]) -> list[KeyPath]:
     return found
 
 
-def _read(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

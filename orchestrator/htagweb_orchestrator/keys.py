@@ -28,7 +28,7 @@ _IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class")
 
-# Field of AppLimits -> key.
+# Field of AppLimits -> key; these may stand in [apps.<name>] too.
 LIMIT_KEYS = {
     "idle_timeout_s": Key("idle_timeout", _LIFE, "a sandbox is ended when its user has done nothing for this long"),
     "max_lifetime_s": Key("max_lifetime", _LIFE, "a sandbox is ended after this long, in use or not"),
@@ -39,8 +39,6 @@ LIMIT_KEYS = {
     "pids": Key("pids", count(16, 32768), "processes and threads of a sandbox"),
     "tmp_bytes": Key("tmp", size("1m", "64g"), "room in a sandbox's /tmp"),
     "app_bytes": Key("app_size", size("64k", "1g"), "size of an app, all its files together"),
-    # A change of it travels in one frame of the control protocol, which has 256k.
-    "session_bytes": Key("session_size", size("1k", "192k"), "size of a user's session, as JSON"),
 }
 
 # Field of AppSettings -> key, in [apps.<name>] only.
@@ -56,7 +54,9 @@ KEYS = LIMIT_KEYS | {
     "orphan_timeout_s": Key(
         "orphan_timeout", duration("1s", "1d"), "without an orchestrator, a sandbox ends itself then"
     ),
-    "message_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
+    # A change of it travels in one frame of the control protocol, which has 256k.
+    "session_size_bytes": Key("session_size", size("1k", "192k"), "size of one user's session, as JSON"),
+    "message_size_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
     "max_per_user": Key("max_per_user", count(1, 1000), "sandboxes that one user may have at a time"),
     "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),
     "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),

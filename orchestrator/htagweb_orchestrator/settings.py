@@ -1,13 +1,18 @@
-"""The configuration as one frozen value; `configuration.load` fills it, `keys` knows the fields' names in file and
-environment. Parts are handed the values they use, not this object."""
+"""The configuration as one frozen value. `keys` knows its fields' names in file and environment, `configuration` reads
+them. Parts are handed the values they use, not this object."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from . import configuration
+from .configuration import ConfigError
 from .model import Platform, Struct
+
+__all__ = ["AppLimits", "AppSettings", "ConfigError", "Settings"]
 
 KIB, MIB = 1024, 1024**2
 
@@ -24,7 +29,7 @@ class AppLimits(Struct, frozen=True):
     pids: int = 64
     tmp_bytes: int = 32 * MIB
     app_bytes: int = 16 * MIB
-    session_bytes: int = 64 * KIB
+    runtime: str = "runc"
 
 
 class AppSettings(Struct, frozen=True):
@@ -41,13 +46,13 @@ class Settings(AppLimits, frozen=True):
     """The limits are defaults here: `limits(name)` is what counts for an app."""
 
     orphan_timeout_s: float = 300.0
-    message_bytes: int = 16 * MIB
+    session_size_bytes: int = 64 * KIB
+    message_size_bytes: int = 16 * MIB
     max_per_user: int = 5
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
     home: str = ""
     dev: bool = False
-    runtime: str = "runc"
     apps: Mapping[str, AppSettings] = {}
 
     # Plumbing: what compose and the images agree about, in the environment only.
@@ -61,6 +66,13 @@ class Settings(AppLimits, frozen=True):
     admin_dir: Path = Path("/run/htagweb/admin")
     state_dir: Path = Path("/var/lib/htagweb")
     gateway_uid: int = 10001
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """What htagweb.toml and the environment say, defaults for the rest. Raises ConfigError, with every problem."""
+        values = configuration.read(environ)
+        apps = {name: AppSettings(**fields) for name, fields in values.pop("apps", {}).items()}
+        return cls(apps=apps, **values)
 
     def app(self, name: str) -> AppSettings:
         """What is said about an app; defaults if nothing is."""
@@ -78,6 +90,6 @@ class Settings(AppLimits, frozen=True):
             trusted_proxies=self.trusted_proxies,
             dev=self.dev,
             home=self.home,
-            message_size=self.message_bytes,
+            message_size=self.message_size_bytes,
             warnings=warnings,
         )
