@@ -16,7 +16,7 @@ STYLE = """
 body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
-h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim); text-wrap: pretty }
 button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
   border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
 button { cursor: pointer }

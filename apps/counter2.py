@@ -13,15 +13,16 @@ STYLE = """
 body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
-h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim); text-wrap: pretty }
 button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
   border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
 button { cursor: pointer }
 button:hover { border-color: var(--accent) }
 button.main { border-color: transparent; background: var(--accent); color: var(--card) }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px }
-.steps { display: grid; grid-template-columns: 1fr 1.4fr 1fr; align-items: center; text-align: center }
-.steps output { font-size: 4.5rem; line-height: 1.4; font-variant-numeric: tabular-nums }
+.steps { display: grid; grid-template-columns: 1fr 1.5fr 1fr; align-items: center; padding: 1.25rem; text-align: center;
+  border: 1px solid var(--line); border-radius: 1rem; background: var(--card) }
+.steps output { min-width: 0; font-size: clamp(2.5rem, 12vw, 4.5rem); font-variant-numeric: tabular-nums }
 .steps button { min-height: 4rem; font-size: 1.75rem }
 .hint { color: var(--dim); text-align: center }
 """

@@ -12,7 +12,7 @@ STYLE = """
 body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
-h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim); text-wrap: pretty }
 button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
   border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
 button { cursor: pointer }
@@ -25,10 +25,12 @@ form span, legend { padding: 0; color: var(--dim); font-size: .9rem }
 fieldset label { display: flex; gap: .6rem; align-items: center; min-height: 2rem }
 fieldset label span { color: inherit; font-size: inherit }
 fieldset input { min-height: 1.2rem; width: 1.2rem; margin: 0 }
-input:not(fieldset input), select, textarea { width: 100% }
+input:not(fieldset input), select, textarea { width: 100%; min-width: 0 }
 input[type=range], input[type=file] { padding: .4rem 0; border: 0; background: none }
 input[type=color] { padding: .25rem }
-form > button { grid-column: 1 / -1 }
+::file-selector-button { margin-right: .75rem; padding: .4rem .9rem; border: 1px solid var(--line);
+  border-radius: .6rem; background: var(--card); color: inherit; font: inherit }
+form > button, label:has(textarea) { grid-column: 1 / -1 }
 table { width: 100%; margin-top: 2rem; border-collapse: collapse; table-layout: fixed }
 caption { padding-bottom: .5rem; font-weight: 600; text-align: left }
 td, th { padding: .45rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; text-align: left }
@@ -71,8 +73,11 @@ class App(Tag.main):
         yield self.field("select several", Tag.select(options("sums", "loops", "tables"), _multiple=True, _size=3))
         yield self.choices("checkbox", "first", "second", "third")
         yield self.choices("radio", "left", "middle", "right")
-        yield self.field("datalist", Tag.input(_list="engines", _placeholder="type, or choose"))
-        yield Tag.datalist([Tag.option(_value=name) for name in ("Difference", "Analytical")], _id="engines")
+        engines = Tag.datalist([Tag.option(_value=name) for name in ("Difference", "Analytical")])
+        yield engines
+        yield self.field(
+            "datalist", Tag.input(_list=id(engines), _placeholder="type, or choose")
+        )  # htag 1 makes its ids so
         yield self.input("file")
         yield self.field("textarea", Tag.textarea("The engine <might> act upon\nother things besides number.", _rows=3))
         yield self.field("hidden", Tag.input(_type="hidden", _value="not shown"))

@@ -14,7 +14,7 @@ STYLE = """
 body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
-h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim); text-wrap: pretty }
 button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
   border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
 button { cursor: pointer }
@@ -34,12 +34,13 @@ LOOK = Style(
     plot_background="transparent",
     foreground="var(--dim)",
     foreground_strong="var(--ink)",
-    foreground_subtle="var(--line)",
+    guide_stroke_color="var(--line)",
+    major_guide_stroke_color="var(--line)",
     colors=("var(--accent)",),
     opacity="1",
     font_family="inherit",
-    label_font_size=22,
-    major_label_font_size=22,
+    label_font_size=18,
+    major_label_font_size=18,
 )
 
 
@@ -74,8 +75,8 @@ class App(Tag.App):
     def picture(self):
         chart = pygal.Bar(
             style=LOOK,
-            width=800,
-            height=480,
+            width=560,
+            height=360,
             margin=10,
             show_legend=False,
             js=(),  # its scripts would come from another host

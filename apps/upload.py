@@ -17,7 +17,7 @@ STYLE = """
 body { max-width: 36rem; margin: 0 auto; padding: 7vh 1.25rem 3rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.5 system-ui, sans-serif }
 h1 { margin: 0; font-size: 1.75rem; line-height: 1.2 }
-h1 + p { margin: .25rem 0 2rem; color: var(--dim) }
+h1 + p { margin: .25rem 0 2rem; color: var(--dim); text-wrap: pretty }
 button, input, select, textarea { min-height: 2.75rem; padding: .4rem .9rem; border: 1px solid var(--line);
   border-radius: .6rem; background: var(--card); color: inherit; font: inherit; accent-color: var(--accent) }
 button { cursor: pointer }
@@ -29,6 +29,8 @@ button.main { border-color: transparent; background: var(--accent); color: var(-
 .drop:hover { border-color: var(--accent) }
 .drop input { width: 100%; padding: .4rem 0; border: 0; background: none }
 .drop small { color: var(--dim) }
+::file-selector-button { margin-right: .75rem; padding: .4rem .9rem; border: 1px solid var(--line);
+  border-radius: .6rem; background: var(--card); color: inherit; font: inherit; cursor: pointer }
 dl { display: grid; grid-template-columns: auto 1fr; gap: .35rem 1.25rem; margin: 2rem 0 1rem }
 dt { color: var(--dim) }
 dd { margin: 0; overflow-wrap: anywhere }
