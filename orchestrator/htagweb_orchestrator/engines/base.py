@@ -14,8 +14,8 @@ class SandboxSpec:
     """All that may differ between two sandboxes; the rest is constants of the engine.
 
     `memory_bytes` is hard and includes tmpfs contents (no swap); `cpus` counts cores, 0.5 is half of one.
-    `uid` is this sandbox's own. `directory` is RUN/<id>/s as this process sees it: it exists, and is all that the sandbox
-    shares with us. `network` is "" (none) or the name of an existing network.
+    `uid` is this sandbox's own. `directory` is RUN/<id>/s as this process sees it: it exists, and is all that the
+    sandbox shares with us. `network` is "" (none) or the name of an existing network.
     """
 
     sandbox_id: SandboxId

@@ -1,0 +1,305 @@
+"""Sandboxes as Docker containers. Keeps the promises of base.Engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import docker
+
+from ..errors import EngineUnavailable, ImageNotFound, IsolationBroken
+from ..model import SandboxId, Step, UnixAddress
+from .base import Died, Found, Relist, SandboxSpec, Stats
+from .docker_calls import Call, Client, DockerCalls, T, unavailable
+from .docker_events import EventThread
+from .docker_options import (
+    IMAGE,
+    INSTANCE,
+    SANDBOX,
+    UID,
+    Image,
+    Machine,
+    Options,
+    container_name,
+    create_options,
+    differences,
+    seccomp_profile,
+)
+
+log = logging.getLogger(__name__)
+
+OLDEST_API = (1, 41)  # Docker 20.10
+RUNNING = ("running", "paused")
+
+
+class DockerEngine:
+    """One installation's sandboxes (`instance`, a label) on one Docker engine.
+
+    `run_volume` names the volume that holds the run directory. `call_timeout_s` is the deadline of every single call.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        run_volume: str,
+        base_url: str = "unix:///var/run/docker.sock",
+        call_timeout_s: float = 20.0,
+    ) -> None:
+        self._instance = instance
+        self._run_volume = run_volume
+        self._base_url = base_url
+        self._call_timeout_s = call_timeout_s
+        self._calls = DockerCalls(base_url, timeout_s=call_timeout_s)
+        self._machine: Machine | None = None
+        self._seccomp = ""
+        self._images: dict[str, Image] = {}
+        self._streams: set[EventThread] = set()
+
+    @property
+    def hung_calls(self) -> int:
+        """How many threads the engine has not answered in time, and still keeps."""
+        return self._calls.hung
+
+    async def check(self, images: Sequence[str]) -> str:
+        version: Options = await self._ask(lambda client: client.version())
+        info: Options = await self._ask(lambda client: client.info())
+        _refuse_unfit(version, info)
+        self._seccomp, self._machine = await self._look_at_machine(version, info)
+        for image in images:
+            self._images[image] = await self._resolve(image)
+        return f"docker {version['Version']} (API {version['ApiVersion']})"
+
+    async def start(self, spec: SandboxSpec, *, on_step: Callable[[Step], None]) -> None:
+        if self._machine is None:
+            await self.check([spec.image])
+        on_step(Step.CREATING)
+        options, container = await self._create(spec)
+        try:
+            made: Options = await self._ask(lambda client: client.inspect_container(container))
+            if found := differences(options, made):
+                raise IsolationBroken(f"the engine did not take over these options of a sandbox: {', '.join(found)}")
+            on_step(Step.STARTING)
+            await self._ask(lambda client: client.start(container))
+        except BaseException:
+            await self._remove_after_failure(spec.sandbox_id)
+            raise
+
+    def address(self, spec: SandboxSpec) -> UnixAddress:
+        return UnixAddress(path=f"{spec.directory}/app.sock", uid=spec.uid, peer_uid=spec.runtime != "runsc")
+
+    def control_address(self, spec: SandboxSpec) -> UnixAddress:
+        return UnixAddress(path=f"{spec.directory}/control.sock", uid=spec.uid, peer_uid=spec.runtime != "runsc")
+
+    async def stop(self, sandbox_id: SandboxId) -> None:
+        await self._ask(lambda client: _remove(client, sandbox_id))
+
+    async def list_managed(self) -> list[Found]:
+        def list_all(client: Client) -> list[Found]:
+            listed = client.containers(all=True, filters={"label": f"{INSTANCE}={self._instance}"})
+            return [found for entry in listed if (found := _found(client, entry)) is not None]
+
+        return await self._ask(list_all)
+
+    async def events(self) -> AsyncIterator[Died | Relist]:
+        stream = EventThread(self._base_url, instance=self._instance, timeout_s=self._call_timeout_s)
+        self._streams.add(stream)
+        try:
+            async for news in stream.read():
+                yield news
+        finally:
+            stream.close()
+            self._streams.discard(stream)
+
+    async def stats(self, sandbox_ids: Sequence[SandboxId]) -> dict[SandboxId, Stats]:
+        async def one(sandbox_id: SandboxId) -> Stats | None:
+            return await self._ask(lambda client: _stats(client, sandbox_id))
+
+        answers = await asyncio.gather(*map(one, sandbox_ids))
+        return {asked: stats for asked, stats in zip(sandbox_ids, answers, strict=True) if stats is not None}
+
+    async def logs(self, sandbox_id: SandboxId) -> str:
+        return await self._ask(lambda client: _life(client, sandbox_id))
+
+    async def close(self) -> None:
+        for stream in list(self._streams):
+            stream.close()
+        self._calls.close()
+
+    async def _ask(self, call: Call[T]) -> T:
+        """A call whose refusals have no meaning of their own."""
+        try:
+            return await self._calls.run(call)
+        except docker.errors.APIError as error:
+            raise unavailable(self._base_url, error) from error
+
+    async def _look_at_machine(self, version: Options, info: Options) -> tuple[str, Machine]:
+        arch = str(version["Arch"])
+        try:
+            seccomp = seccomp_profile(arch)
+        except FileNotFoundError as error:
+            raise EngineUnavailable(f"sandboxes run on amd64 and arm64; this engine's machine is {arch}") from error
+        try:
+            volume: Options = await self._calls.run(lambda client: client.inspect_volume(self._run_volume))
+        except docker.errors.NotFound as error:
+            raise EngineUnavailable(
+                f"the engine has no volume {self._run_volume!r}: HTAGWEB_RUN_VOLUME must name the one that holds the"
+                " sandboxes' directories"
+            ) from error
+        except docker.errors.APIError as error:
+            raise unavailable(self._base_url, error) from error
+        return seccomp, Machine(
+            api=_api(version),
+            arch=arch,
+            cpus=int(info["NCPU"]),
+            limits_swap=bool(info["SwapLimit"]),
+            run_volume=self._run_volume,
+            run_mountpoint=str(volume["Mountpoint"]),
+        )
+
+    async def _resolve(self, name: str) -> Image:
+        try:
+            found: Options = await self._calls.run(lambda client: cast(Any, client).inspect_image(name))
+        except docker.errors.NotFound as error:
+            raise ImageNotFound(
+                f"the engine has no image {name!r}: build it with `docker compose build sandbox-image`", image=name
+            ) from error
+        except docker.errors.APIError as error:
+            raise unavailable(self._base_url, error) from error
+        return Image(found["Id"], found["Config"].get("Labels") or {})
+
+    async def _create(self, spec: SandboxSpec) -> tuple[Options, str]:
+        """Return what was asked for, and the container's id."""
+        for image in (self._images.get(spec.image), None):
+            # A rebuilt image leaves its name behind, and a clean-up then takes the one that we remember: ask once more.
+            if image is None:
+                image = self._images[spec.image] = await self._resolve(spec.image)
+            options = self.create_options(spec, image)
+            try:
+                created: Options = await self._calls.run(
+                    lambda client, asked=options: client.create_container_from_config(  # type: ignore[misc]
+                        asked, container_name(spec.sandbox_id)
+                    ),
+                    undo=lambda client: _remove(client, spec.sandbox_id),
+                )
+            except docker.errors.NotFound:
+                del self._images[spec.image]
+            except docker.errors.APIError as error:
+                raise unavailable(self._base_url, error) from error
+            else:
+                return options, str(created["Id"])
+        raise ImageNotFound(f"the image {spec.image!r} went away while a sandbox of it was made", image=spec.image)
+
+    def create_options(self, spec: SandboxSpec, image: Image) -> Options:
+        """What this engine will be asked for; the body of the create call."""
+        assert self._machine is not None  # start() has checked
+        return create_options(spec, instance=self._instance, image=image, machine=self._machine, seccomp=self._seccomp)
+
+    async def _remove_after_failure(self, sandbox_id: SandboxId) -> None:
+        """Bounded by the call's own deadline, and not cut short by a second cancellation."""
+        removal = asyncio.ensure_future(self.stop(sandbox_id))
+        try:
+            await asyncio.shield(removal)
+        except (EngineUnavailable, asyncio.CancelledError) as error:
+            removal.add_done_callback(lambda done: done.cancelled() or done.exception())
+            log.warning(
+                "could not remove a sandbox that did not start", extra={"sandbox": sandbox_id, "error": str(error)}
+            )
+
+
+def _api(version: Options) -> tuple[int, int]:
+    major, _, minor = str(version["ApiVersion"]).partition(".")
+    return int(major), int(minor)
+
+
+def _refuse_unfit(version: Options, info: Options) -> None:
+    """Raise EngineUnavailable for an engine on which the wall would have a hole."""
+    if any("podman" in component["Name"].lower() for component in version.get("Components") or ()):
+        raise EngineUnavailable("this is Podman; htagweb needs Docker Engine 20.10 or newer")
+    if _api(version) < OLDEST_API:
+        raise EngineUnavailable(f"Docker Engine {version['Version']} is too old; htagweb needs 20.10 or newer")
+    if version.get("Os") != "linux":
+        raise EngineUnavailable("this engine runs Windows containers; switch it to Linux containers")
+    if not any(option.startswith("name=seccomp") for option in info.get("SecurityOptions") or ()):
+        raise EngineUnavailable("this engine has no seccomp, without which sandboxes are not safe")
+    missing = [limit for limit in ("MemoryLimit", "PidsLimit", "CpuCfsQuota") if not info.get(limit)]
+    if missing or info.get("CgroupDriver") == "none":
+        # A rootless engine without cgroup delegation takes limits, shows them and enforces nothing.
+        raise EngineUnavailable(f"this engine can't limit what a sandbox uses ({', '.join(missing) or 'no cgroups'})")
+
+
+def _remove(client: Client, sandbox_id: SandboxId) -> None:
+    if not re.fullmatch("[0-9a-f]{32}", sandbox_id):
+        return  # no id of ours, so nothing by its name
+    try:
+        client.remove_container(container_name(sandbox_id), v=True, force=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
+            raise
+        # Somebody else is removing it: gone soon. `wait` would say "not running" too early, so wait for its removal.
+        try:
+            client.wait(container_name(sandbox_id), condition="removed")
+        except docker.errors.NotFound:
+            return
+
+
+def _found(client: Client, entry: Options) -> Found | None:
+    """None if it went away after the list was made."""
+    labels = entry["Labels"]
+    running = entry["State"] in RUNNING
+    state: Options = {}
+    if not running:
+        try:
+            state = client.inspect_container(entry["Id"])["State"]
+        except docker.errors.NotFound:
+            return None
+    ended = state.get("Status") not in (None, "created", *RUNNING)
+    return Found(
+        sandbox_id=SandboxId(labels.get(SANDBOX, "")),
+        running=running,
+        uid=int(labels.get(UID) or -1),
+        image=labels.get(IMAGE, ""),
+        exit_code=int(state["ExitCode"]) if ended else None,
+        out_of_memory=bool(state.get("OOMKilled")),
+    )
+
+
+def _stats(client: Client, sandbox_id: SandboxId) -> Stats | None:
+    try:
+        answer: dict[str, Any] = client.stats(container_name(sandbox_id), stream=False, one_shot=True)
+    except docker.errors.APIError as error:
+        if error.status_code in (404, 409):
+            return None
+        raise
+    memory, cpu, pids = answer["memory_stats"], answer["cpu_stats"], answer["pids_stats"]
+    if "usage" not in memory:
+        return None  # it doesn't run
+    # File cache that the kernel gives back at once is no use of memory. tmpfs contents are not among it.
+    details = memory.get("stats") or {}
+    cache = details.get("total_inactive_file", details.get("inactive_file", 0))  # cgroup v1, v2
+    return Stats(
+        memory_bytes=max(0, memory["usage"] - cache),
+        cpu_s=cpu["cpu_usage"]["total_usage"] / 1e9,
+        pids=int(pids.get("current", 0)),
+    )
+
+
+def _life(client: Client, sandbox_id: SandboxId) -> str:
+    try:
+        container: Options = client.inspect_container(container_name(sandbox_id))
+    except docker.errors.NotFound:
+        return ""
+    state = container["State"]
+    lines = [
+        f"container {container_name(sandbox_id)} {state['Status']}",
+        f"created {container['Created']}, started {state['StartedAt']}, finished {state['FinishedAt']}",
+        f"exit code {state['ExitCode']}{', out of memory' if state['OOMKilled'] else ''}",
+    ]
+    return "\n".join([*lines, *filter(None, [state["Error"]])])
