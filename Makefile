@@ -1,0 +1,20 @@
+# What people type; what it means stands in scripts/.
+.PHONY: help up down test check lock
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+up: ## start the platform, installing what is missing on a Debian machine
+	@scripts/up
+
+down: ## end every sandbox and the platform
+	@scripts/down
+
+test: ## run everything: format, lint, types, all tests
+	@scripts/test
+
+check: ## format, lint and types only
+	@scripts/venv && scripts/check
+
+lock: ## bring every locked dependency up to date
+	@scripts/venv && scripts/lock --upgrade
