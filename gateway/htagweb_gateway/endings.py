@@ -1,0 +1,59 @@
+"""What happened to a sandbox, in a visitor's words. Pages and /-/status say the same sentences."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from htagweb_orchestrator.model import Ending, Route, State
+
+
+class Words(NamedTuple):
+    title: str
+    text: str
+    action: str  # the one button
+
+
+_KEPT = "What you had open in it is gone; your session is kept."
+
+
+def ending_words(route: Route | None) -> Words:
+    """Say why there is no running app behind a page. None: nothing is known of one any more."""
+    if route is None or route.state is not State.ENDED:
+        return Words("This app isn't running", f"It was ended some time ago. {_KEPT}", "Start again")
+    match route.ending:
+        case Ending.IDLE:
+            unused = f"Nobody used it for {duration(route.idle_timeout_s)}, so it made room for others."
+            return Words("This app was put away", f"{unused} {_KEPT}", "Start again")
+        case Ending.LIFETIME:
+            return Words("Time's up for this app", f"It ran for as long as an app may run. {_KEPT}", "Start again")
+        case Ending.TIMEOUT:
+            slow = "Something you did in it was not finished in time, so the app was ended."
+            return Words("This app took too long", f"{slow} {_KEPT}", "Start again")
+        case Ending.MEMORY:
+            return Words("This app ran out of memory", f"It needed more than it may have. {_KEPT}", "Start again")
+        case Ending.CRASHED:
+            return Words("This app crashed", f"It stopped by itself, in the middle of its work. {_KEPT}", "Start again")
+        case Ending.EXITED:
+            return Words("This app has finished", f"It ended itself, as it was told to. {_KEPT}", "Start again")
+        case Ending.FAILED:
+            failed = "It failed before it could show its first page. The fault is in the app, not in what you did."
+            return Words("This app could not start", failed, "Try again")
+        case Ending.VISITOR:
+            return Words("You stopped this app", _KEPT, "Start again")
+        case Ending.OPERATOR:
+            return Words(
+                "This app was stopped", f"Somebody who looks after this server ended it. {_KEPT}", "Start again"
+            )
+        case Ending.UPDATED:
+            return Words("This app was updated", f"There is a new version of it. {_KEPT}", "Start the new version")
+        case Ending.LOST | None:
+            return Words("This app is gone", f"The machine that it ran on lost it. {_KEPT}", "Start again")
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it, in its largest unit, rounded down: "15 minutes", "1 hour"."""
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds >= size or size == 1:
+            count = max(0, int(seconds // size))
+            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    raise AssertionError

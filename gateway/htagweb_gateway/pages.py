@@ -1,0 +1,188 @@
+"""The platform's own pages: small, whole, without anything from other hosts, and usable without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, Response
+
+from htagweb_orchestrator.errors import OrchestratorError
+from htagweb_orchestrator.model import AppCard, Ending, Platform, Route, State, Step
+
+from .endings import duration, ending_words
+from .problems import RETRY_AFTER_S, local, start_url
+
+_HERE = Path(__file__).parent
+_CSP = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors "
+)
+_STEPS = (
+    (Step.QUEUED, "Waiting for a free place"),
+    (Step.CREATING, "Making a container for you alone"),
+    (Step.STARTING, "Starting Python in it"),
+    (Step.LOADING, "Loading the app"),
+    (Step.READY, "Opening it"),
+)
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+class Pages:
+    """Renders every page to a whole response before its first byte is sent."""
+
+    def __init__(self) -> None:
+        self.warnings: tuple[str, ...] = ()  # Platform.warnings, kept up to date by the owner: every page shows them
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            auto_reload=False,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters["duration"] = duration
+        self._assets = {file.name: _asset(file) for file in sorted((_HERE / "static").iterdir())}
+
+    def asset(self, name: str, if_none_match: str = "") -> Response | None:
+        """A file of ours, served as /-/NAME: style.css, live.js, waiting.js, icon.svg. None if it isn't one."""
+        found = self._assets.get(name)
+        if found is None:
+            return None
+        body, media_type, etag = found
+        # Minutes, not days: an upgrade of the gateway must reach open browsers soon.
+        headers = {"ETag": etag, "Cache-Control": "public, max-age=300", "X-Content-Type-Options": "nosniff"}
+        if etag in if_none_match:
+            return Response(None, 304, headers)
+        return Response(body, 200, headers, media_type=media_type)
+
+    def catalogue(self, entries: Sequence[tuple[AppCard, Route | None]], *, platform: Platform) -> Response:
+        """Every app and, where this visitor has one running, for how long yet. `platform.dev` shows problems in full."""
+        rows = []
+        for card, route in entries:
+            mine = route if route is not None and route.state is not State.ENDED else None
+            idle_s = None
+            if mine is not None and mine.left_s is not None and mine.left_why is Ending.IDLE:
+                idle_s = max(0.0, mine.idle_timeout_s - mine.left_s)
+            rows.append({"card": card, "route": mine, "idle_s": idle_s})
+        return self._page("catalogue.html", 200, rows=rows, dev=platform.dev, warnings=platform.warnings)
+
+    def waiting(self, card: AppCard, route: Route, *, target: str) -> Response:
+        """While the app starts. Follows the progress by script; without scripts it reloads itself."""
+        now = [step for step, _ in _STEPS].index(route.step)
+        steps = [
+            {"name": step.value, "text": text, "mark": "done" if i < now else "now" if i == now else "later"}
+            for i, (step, text) in enumerate(_STEPS)
+        ]
+        headers = {"Retry-After": "1", "X-Htagweb": "starting"}
+        return self._page(
+            "waiting.html",
+            503,
+            headers,
+            card=card,
+            route=route,
+            target=local(target),
+            steps=steps,
+            present=_STEPS[now][1],
+        )
+
+    def ended(self, card: AppCard, route: Route | None, *, target: str) -> Response:
+        """What happened, what is lost and kept, and one button. None: nothing is known but that it isn't running."""
+        headers = {"X-Htagweb": "none" if route is None else "ended"}
+        start = start_url(card.name, target)
+        return self._page("ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start)
+
+    def limit(self, error: OrchestratorError, card: AppCard, *, longest_idle: AppCard | None, target: str) -> Response:
+        """As many apps as one visitor may have; one button ends the one that was idle longest and opens `card`."""
+        count = error.facts.get("limit", "")
+        spoken = _NUMBERS[int(count)] if count.isdecimal() and int(count) < len(_NUMBERS) else count
+        return self._page(
+            "limit.html",
+            error.status,
+            {"X-Htagweb": error.reason},
+            error=error,
+            card=card,
+            longest_idle=longest_idle,
+            target=local(target),
+            count=spoken,
+        )
+
+    def refused(self, error: OrchestratorError, *, target: str, dev: bool = False) -> Response:
+        """Any other no of the orchestrator. With `dev` the facts `detail` and `traceback` are shown, where there are."""
+        headers = {"X-Htagweb": error.reason}
+        retry_s = RETRY_AFTER_S.get(error.reason)
+        if retry_s is not None:
+            headers["Retry-After"] = str(retry_s)
+        return self._page(
+            "refused.html",
+            error.status,
+            headers,
+            title=_REFUSALS.get(error.reason, "That did not work"),
+            text=str(error),
+            error_id=error.facts.get("error_id", ""),
+            details=[error.facts[key] for key in ("detail", "traceback") if dev and error.facts.get(key)],
+            target=local(target),
+            again=retry_s is not None or error.reason == "failed",
+        )
+
+    def enter(self, next: str) -> Response:
+        """The cookie did not come back, as in another site's frame: one link opens the app in a tab of its own."""
+        return self._page("enter.html", 200, target=local(next), frame_ancestors="*")
+
+    def not_found(self, path: str) -> Response:
+        return self._page("not_found.html", 404, {"X-Htagweb": "not-found"}, path=path)
+
+    def bad_request(self, text: str) -> Response:
+        return self.error(400, "That request can't be right", text)
+
+    def forbidden(self, text: str, key: str) -> Response:
+        """403, for an operator to mend: `key` is the setting that would allow it."""
+        return self._page("forbidden.html", 403, {"X-Htagweb": "forbidden"}, text=text, key=key)
+
+    def error(self, status: int, title: str, text: str) -> Response:
+        return self._page("error.html", status, title=title, text=text)
+
+    def _page(
+        self,
+        template: str,
+        status: int,
+        headers: dict[str, str] | None = None,
+        *,
+        frame_ancestors: str = "'none'",
+        **facts: object,
+    ) -> Response:
+        body = self._templates.get_template(template).render({"warnings": self.warnings, **facts})
+        return HTMLResponse(
+            body,
+            status,
+            {
+                "Content-Security-Policy": _CSP + frame_ancestors,
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "same-origin",
+                **(headers or {}),
+            },
+        )
+
+
+_REFUSALS = {
+    "unknown-app": "There is no such app",
+    "broken-app": "This app is out of order",
+    "full": "Every place is taken",
+    "rate-limit": "That was a lot at once",
+    "failed": "This app could not start",
+    "start-timeout": "This app took too long to start",
+    "no-image": "This server isn't set up completely",
+    "engine": "No new apps can start right now",
+    "isolation": "This app was not started",
+    "draining": "This server is about to restart",
+    "orchestrator": "No new apps can start right now",
+}
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def _asset(file: Path) -> tuple[bytes, str, str]:
+    body = file.read_bytes()
+    return body, _MEDIA_TYPES[file.suffix], f'"{sha256(body).hexdigest()[:16]}"'
