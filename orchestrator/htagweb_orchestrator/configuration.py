@@ -1,4 +1,4 @@
-"""Reads htagweb.toml and the environment into the fields of Settings; or says everything that is wrong with them at once.
+"""Reads htagweb.toml and the environment into the fields of Settings, or says everything that is wrong with them.
 
 A schema library would stop at the first bad value and know no lines. An operator wants every problem in one go, each
 with its line and what was expected there.
@@ -45,7 +45,10 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
     path = Path(environ.get("HTAGWEB_CONFIG") or DEFAULT_FILE)
     reader = _Reader(path.name)
     values = reader.environment(environ)
-    reader.file(_text(path), values)
+    try:
+        reader.file(_text(path), values)
+    except ConfigError as error:
+        reader.problems += error.problems
     values.setdefault("dev", _is_loopback(values.get("published_on", "")))
     if values.get("runtime") == "runsc":
         values.setdefault("pids", RUNSC_PIDS)

@@ -95,7 +95,11 @@ class Route(Struct, frozen=True):
 
 
 class AppCard(Struct, frozen=True):
-    """An app as visitors see it in the catalogue. `problem` is for operators; its visitors are told it is out of order."""
+    """An app as visitors see it in the catalogue. `problem` is for operators.
+
+    With a problem and no `version`, visitors are told that it is out of order. With both, the version is the last good
+    one, and it is served.
+    """
 
     name: AppName
     title: str

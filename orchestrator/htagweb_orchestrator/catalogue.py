@@ -1,0 +1,202 @@
+"""What is published: compares the apps folder with what is known, and keeps a snapshot of each version."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from . import discovery
+from .discovery import Changed, Found, Unreadable
+from .errors import AppBroken, AppNotFound
+from .model import AppCard, AppName, Struct
+from .settings import AppLimits, Settings
+from .snapshots import SnapshotLost, Snapshots
+from .source import NotAnApp, examine
+
+log = logging.getLogger(__name__)
+
+UNSETTLED_NS = 2_000_000_000
+"""A file this young is read again: on a file system with coarse times a second write leaves no trace in them."""
+
+
+class PublishedApp(Struct, frozen=True):
+    """One version of one app, all that a start needs but its files."""
+
+    name: AppName
+    title: str
+    description: str
+    generation: int
+    entry: str  # "module:Class"
+    version: str  # sha256 over entry, generation and files, in hex
+    image: str
+    limits: AppLimits
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    found: Found
+    published: PublishedApp | None  # the last version that could be one
+    problem: str = ""
+    again: bool = False  # look at it in the next round, changed or not
+
+
+class Catalogue:
+    """`scan` in one thread at a time; the rest may be called from any, and sees one whole round or the next.
+
+    A version that is broken doesn't take the last good one away: that is served on, and the card says what is wrong
+    with the new one. This lasts as long as the process: after a restart there is only what lies in the folder.
+    """
+
+    def __init__(self, settings: Settings, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._settings = settings
+        self._snapshots = Snapshots(settings.state_dir / "snapshots")
+        self._wall_ns = wall_ns
+        self._entries: dict[str, _Entry] = {}
+        self._cards: tuple[AppCard, ...] = ()
+        self._kept: frozenset[str] = frozenset()
+        self._lost: set[str] = set()
+        self._warnings: tuple[str, ...] = ()
+
+    def scan(self) -> bool:
+        """Look at the folder; True if a card or a version changed. Blocks: milliseconds if nothing did."""
+        try:
+            found = discovery.find(self._settings.apps_dir, lambda name: self._settings.limits(name).app_bytes)
+        except OSError as error:
+            # A mount that hiccups must not take every app away.
+            self._warn((f"the folder with the apps can't be read: {self._settings.apps_dir}: {error.strerror}",))
+            return False
+        entries = {app.name: entry for app in found if (entry := self._looked_at(app)) is not None}
+        self._warn(unknown_apps(self._settings, entries))
+        cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
+        changed = cards != self._cards or _published(entries) != _published(self._entries)
+        self._entries, self._cards = entries, cards
+        self._prune()
+        return changed
+
+    def get(self, name: str) -> PublishedApp:
+        """The version to start now. Raises AppNotFound, or AppBroken if there never was a good one."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise AppNotFound(f"There is no app {name} here.", app=name)
+        if entry.published is None:
+            raise AppBroken(f"{self._title(name)} is out of order.", app=name, detail=entry.problem)
+        return entry.published
+
+    def cards(self) -> tuple[AppCard, ...]:
+        """All apps by name. A card with a problem and a version is served by that version: the last good one."""
+        return self._cards
+
+    def warnings(self) -> tuple[str, ...]:
+        """What an operator should know and nothing else depends on."""
+        return self._warnings
+
+    def files(self, version: str) -> list[tuple[str, bytes]]:
+        """A version's files, (path, bytes) by path. Blocks. Raises AppBroken if its snapshot was lost."""
+        try:
+            return self._snapshots.files(version)
+        except SnapshotLost as error:
+            self._lost.add(version)
+            raise AppBroken("The files of this version were lost. They are published anew: try again.") from error
+
+    def keep(self, versions: Collection[str]) -> None:
+        """Versions that running sandboxes have. Others that aren't published any more are removed after a while."""
+        self._kept = frozenset(versions)
+
+    def _looked_at(self, app: Found) -> _Entry | None:
+        """What is now known of an app; None for one that can't be said anything about yet."""
+        old = self._entries.get(app.name)
+        if old and old.found == app and not old.again and not self._is_lost(old.published):
+            return old
+        try:
+            new = self._publish(app)
+        except Changed:
+            return replace(old, again=True) if old else None
+        except (Unreadable, NotAnApp, OSError) as error:
+            new = _Entry(app, old.published if old else None, _sentence(app, error), isinstance(error, OSError))
+        if old is None or (new.published, new.problem) != (old.published, old.problem):
+            if new.problem:
+                log.warning("app is broken", extra={"app": app.name, "problem": new.problem})
+            elif new.published:
+                log.info("app published", extra={"app": app.name, "version": new.published.version[:12]})
+        return new
+
+    def _publish(self, app: Found) -> _Entry:
+        if app.problem:
+            raise Unreadable(app.problem)
+        said = self._settings.app(app.name)
+        files = discovery.read(app)
+        source = examine(files, app.main, said.entry)
+        version = self._snapshots.put(source.entry, source.generation, files)
+        published = PublishedApp(
+            name=AppName(app.name),
+            title=self._title(app.name),
+            description=said.description or source.description,
+            generation=source.generation,
+            entry=source.entry,
+            version=version,
+            image=self._settings.sandbox_image,
+            limits=self._settings.limits(app.name),
+        )
+        youngest_ns = max(file.modified_ns for file in app.files)
+        return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS)
+
+    def _card(self, name: str, entry: _Entry) -> AppCard:
+        published = entry.published
+        return AppCard(
+            name=AppName(name),
+            title=self._title(name),
+            description=published.description if published else self._settings.app(name).description,
+            generation=published.generation if published else 1,
+            version=published.version if published else "",
+            problem=entry.problem,
+            interaction_timeout_s=self._settings.limits(name).interaction_timeout_s,
+        )
+
+    def _title(self, name: str) -> str:
+        return self._settings.app(name).title or pretty(name)
+
+    def _is_lost(self, published: PublishedApp | None) -> bool:
+        if published is None or published.version not in self._lost:
+            return False
+        self._lost.discard(published.version)
+        return True
+
+    def _prune(self) -> None:
+        wanted = self._kept | {entry.published.version for entry in self._entries.values() if entry.published}
+        try:
+            self._snapshots.prune(wanted)
+        except OSError as error:
+            log.warning("old versions can't be removed", extra={"error": str(error)})
+
+    def _warn(self, warnings: tuple[str, ...]) -> None:
+        for warning in set(warnings) - set(self._warnings):
+            log.warning(warning)
+        self._warnings = warnings
+
+
+def unknown_apps(settings: Settings, names: Collection[str]) -> tuple[str, ...]:
+    """What the configuration says about apps that aren't there."""
+    told = [f"[apps.{name}] is configured, but there is no such app" for name in settings.apps if name not in names]
+    if settings.home and settings.home not in names:
+        told.append(f"{settings.home} is configured as home, but there is no such app")
+    return tuple(told)
+
+
+def pretty(name: str) -> str:
+    """`my-counter2` -> "My counter2"."""
+    return name.replace("-", " ").replace("_", " ").strip().capitalize()
+
+
+def _published(entries: dict[str, _Entry]) -> dict[str, PublishedApp | None]:
+    return {name: entry.published for name, entry in entries.items()}
+
+
+def _sentence(app: Found, error: Exception) -> str:
+    if isinstance(error, NotAnApp):
+        line = f", line {error.line}" if error.line else ""
+        return f"{app.show(error.path)}{line}: {error}"
+    if isinstance(error, OSError):
+        return f"{app.name} can't be stored: {error.strerror}"
+    return str(error)
