@@ -8,42 +8,46 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 from .catalogue import Catalogue
+from .configuration import ConfigError
 from .control import ControlPlane
 from .engines.docker import DockerEngine
+from .operators import Operators
 from .output import OutputFiles
 from .rundir import RunDirectory
 from .service import gateway_api, listen, operator_api, server
 from .sessions import Sessions
-from .settings import ConfigError, Settings
+from .settings import Settings
 
 log = logging.getLogger("htagweb_orchestrator")
 
 
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes go on running after it."""
-    state = Path(settings.state_dir)
-    control_dir, admin_dir = Path(settings.ctl_dir), Path(settings.admin_dir)
+    state, control_dir, admin_dir = settings.state_dir, settings.ctl_dir, settings.admin_dir
     os.chmod(control_dir, 0o710)
     os.chown(control_dir, 0, settings.gateway_uid)
     admin_dir.mkdir(mode=0o700, exist_ok=True)
     engine = DockerEngine(instance=settings.instance, run_volume=settings.run_volume)
+    catalogue = Catalogue(settings)
+    sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
+    output = OutputFiles(state / "output")
     control = ControlPlane(
         engine=engine,
-        catalogue=Catalogue(settings),
+        catalogue=catalogue,
         settings=settings,
-        run=RunDirectory(Path(settings.run_dir), settings.gateway_uid),
-        sessions=(sessions := Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)),
-        output=OutputFiles(state / "output"),
+        run=RunDirectory(settings.run_dir, settings.gateway_uid),
+        sessions=sessions,
+        output=output,
     )
+    operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     own_uid = os.getuid()
     services = [
-        (server(operator_api(control), allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
+        (server(operator_api(operators), allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
         (
             server(gateway_api(control), allowed_uids={own_uid, settings.gateway_uid}),
             listen(control_dir / "orch.sock", mode=0o660, gid=settings.gateway_uid),
@@ -57,7 +61,8 @@ async def serve(settings: Settings) -> None:
         each.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         running.append(asyncio.create_task(each.serve(sockets=[socket])))
     try:
-        await asyncio.wait([*running, stopping := asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
     finally:
         await control.close()

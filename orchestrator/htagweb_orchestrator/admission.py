@@ -1,4 +1,4 @@
-"""May one more sandbox start? Decided and reserved in one step: no await lies between the question and the reservation."""
+"""May one more sandbox start? The answer and the reservation are one step: no await lies between them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Admission:
         """Raise UserLimitReached, RateLimited or CapacityExceeded; otherwise the start is counted."""
         if len(of_user) >= self._max_per_user:
             raise UserLimitReached(
-                f"You have {len(of_user)} apps running, and {self._max_per_user} is the limit. End one to open another.",
+                f"You have {len(of_user)} apps running; {self._max_per_user} is the limit. End one to open another.",
                 limit=str(self._max_per_user),
                 longest_idle=longest_idle(of_user, now),
             )

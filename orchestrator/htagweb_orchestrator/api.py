@@ -3,7 +3,7 @@ over the orchestrator's Unix socket."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from .model import AppName, Change, Ending, Route, SandboxId, Seen, UserId
@@ -32,7 +32,7 @@ class Orchestrator(Protocol):
         """End this user's sandbox of this app; False if there was none. Returns once it is gone."""
         ...
 
-    def watch(self, gateway: str) -> AsyncIterator[Change]:
+    def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         """A Snapshot, then every change as it happens, until the iterator is closed. Idle clocks run only while
         somebody watches."""
         ...

@@ -12,7 +12,7 @@ import secrets
 import sqlite3
 import statistics
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -35,7 +35,6 @@ from .model import (
     AppsChanged,
     Change,
     Ending,
-    Platform,
     Route,
     RouteChanged,
     RouteGone,
@@ -108,7 +107,7 @@ class ControlPlane:
             output=output,
             listener=self,
             orphan_timeout_s=settings.orphan_timeout_s,
-            session_size=settings.session_size,
+            session_size=settings.session_size_bytes,
             dev=settings.dev,
             now=now,
         )
@@ -187,7 +186,8 @@ class ControlPlane:
         if sandbox is None:
             sandbox = self._reserve(user, app, query)
         if sandbox.state is State.STARTING and wait_s > 0:
-            await asyncio.wait({self._starts[sandbox.id]}, timeout=wait_s)  # wait() leaves the start alone when we leave
+            # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
+            await asyncio.wait({self._starts[sandbox.id]}, timeout=wait_s)
         return self._route(sandbox)
 
     def _reserve(self, user: UserId, app: AppName, query: str) -> Sandbox:
@@ -228,7 +228,8 @@ class ControlPlane:
             self._end(sandbox, sandbox.ending or Ending.LOST, polite=False)
             raise
         except OrchestratorError as error:
-            log.warning("sandbox failed", extra={**facts, "reason": error.reason, "why": str(error.__cause__ or error)})
+            why = str(error.__cause__ or error)
+            log.warning("sandbox failed", extra={**facts, "reason": error.reason, "why": why})
             if not isinstance(error, (StartFailed, StartTimeout)):
                 self._output.add(sandbox.id, f"{error}\n")
             self._end(sandbox, Ending.FAILED, self._failure(sandbox, error), polite=False)
@@ -244,7 +245,7 @@ class ControlPlane:
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
 
     def _failure(self, sandbox: Sandbox, error: OrchestratorError) -> str:
-        """What the visitor is told beside the error id: in dev mode the traceback, else one sentence without secrets."""
+        """What the visitor is told beside the error id: the traceback in dev mode, else a sentence without secrets."""
         if self._settings.dev:
             return (self._output.read(sandbox.id) or str(error))[-8000:]
         return "" if isinstance(error, StartFailed) else str(error)
@@ -280,7 +281,7 @@ class ControlPlane:
         await asyncio.shield(self._end(sandbox, ending))
         return True
 
-    async def watch(self, gateway: str) -> AsyncIterator[Change]:
+    async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         watcher = self._hub.join(gateway)
         try:
             yield self._snapshot()
@@ -292,16 +293,9 @@ class ControlPlane:
                 sandbox.sockets.pop(gateway, None)
 
     def _snapshot(self) -> Snapshot:
-        settings = self._settings
         live = [self._route(sandbox) for sandbox in self._registry.all_live()]
         return Snapshot(
-            platform=Platform(
-                public_url=settings.public_url,
-                trusted_proxies=settings.trusted_proxies,
-                dev=settings.dev,
-                home=settings.home,
-                message_size=settings.message_size_bytes,
-            ),
+            platform=self._settings.platform(),
             apps=self._catalogue.cards(),
             routes=(*live, *(route for route, _ in self._ended.values())),
         )
@@ -309,14 +303,8 @@ class ControlPlane:
     def _route(self, sandbox: Sandbox) -> Route:
         took = self._took_s.get(sandbox.lease.app)
         return sandbox.route(
-            self._now(), expected_s=statistics.median(took) if took else None, outdated=self._outdated(sandbox)
+            self._now(), expected_s=statistics.median(took) if took else None, outdated=self.outdated(sandbox)
         )
-
-    def _outdated(self, sandbox: Sandbox) -> bool:
-        try:
-            return self._catalogue.get(sandbox.lease.app).version != sandbox.lease.version
-        except OrchestratorError:
-            return True
 
     def _publish(self, sandbox: Sandbox) -> None:
         self._hub.publish(RouteChanged(route=self._route(sandbox)))
@@ -333,7 +321,8 @@ class ControlPlane:
         route = self._route(sandbox)
         self._ended[sandbox.key] = (route, self._now())
         self._hub.publish(RouteChanged(route=route))
-        log.info("sandbox ended", extra={"sandbox": sandbox.id, "app": sandbox.lease.app, "why": ending, "detail": detail})
+        facts = {"sandbox": sandbox.id, "app": sandbox.lease.app, "why": ending, "detail": detail}
+        log.info("sandbox ended", extra=facts)
         task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")
         self._disposals[sandbox.id] = task
         task.add_done_callback(lambda _: self._disposals.pop(sandbox.id, None))
@@ -399,7 +388,7 @@ class ControlPlane:
         """Follow the engine's events for ever; it reconnects by itself and says Relist when it has."""
         while True:
             try:
-                async with aclosing(self._engine.events()) as events:  # type: ignore[type-var]
+                async with aclosing(self._engine.events()) as events:
                     async for event in events:
                         if isinstance(event, Died):
                             self._died(event)
@@ -507,7 +496,9 @@ class ControlPlane:
         if found is not None and found.state is State.READY and not self._closing:
             self._spawn(self._relink(found), f"relink {found.error_id}")
 
-    async def session_changed(self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]) -> str | None:
+    async def session_changed(
+        self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> str | None:
         found = self._registry.get(sandbox)
         if found is None:
             return "this sandbox has ended"
@@ -537,98 +528,38 @@ class ControlPlane:
             self._catalogue.keep({sandbox.lease.version for sandbox in self._registry})
             self._hub.publish(AppsChanged(apps=self._catalogue.cards()))
             for sandbox in self._registry.all_live():
-                if sandbox.state is State.READY and self._outdated(sandbox):
+                if sandbox.state is State.READY and self.outdated(sandbox):
                     self._publish(sandbox)
 
     async def _prune(self) -> None:
         await self._sessions.prune()
         await asyncio.to_thread(self._output.prune)
 
-    # -- operators -----------------------------------------------------------------------------------------------
+    # -- for operators.py ----------------------------------------------------------------------------------------
 
-    async def describe(self, prefix: str = "") -> list[dict[str, Any]]:
-        """The sandboxes whose id begins with `prefix`, as `htagweb list` shows them."""
-        now = self._now()
-        shown = [sandbox for sandbox in self._registry if sandbox.id.startswith(prefix)]
-        running = [sandbox.id for sandbox in shown if sandbox.state is State.READY]
-        try:
-            stats = await self._engine.stats(running) if running else {}
-        except EngineUnavailable:
-            stats = {}  # the list must come in any case
-        rows = []
-        for sandbox in shown:
-            lease = sandbox.lease
-            use = stats.get(sandbox.id)
-            left_s, why = lease.left(now)
-            ready = sandbox.state is State.READY
-            rows.append(
-                {
-                    "id": sandbox.id,
-                    "user": lease.user,
-                    "app": lease.app,
-                    "version": lease.version[:12],
-                    "state": sandbox.state,
-                    "step": sandbox.step,
-                    "age_s": round(now - lease.created_s, 1),
-                    "idle_s": round(lease.idle_s(now), 1) if ready else None,
-                    "left_s": round(max(0.0, left_s), 1) if ready else None,
-                    "why": self._why(sandbox, why),
-                    "ws": sum(sandbox.sockets.values()),
-                    "memory_bytes": use.memory_bytes if use else None,
-                    "cpu_s": use.cpu_s if use else None,
-                    "pids": use.pids if use else None,
-                    "uid": lease.uid,
-                    "outdated": self._outdated(sandbox),
-                    "steps": sandbox.steps_ms,
-                    "ending": sandbox.ending,
-                    "detail": sandbox.detail,
-                }
-            )
-        return rows
+    @property
+    def ready(self) -> bool:
+        return self._refusal is None
 
-    def _why(self, sandbox: Sandbox, limit: Ending) -> str:
-        """Why it is still there, in words."""
-        if sandbox.state is State.STARTING:
-            return f"starting: {sandbox.step}"
-        if sandbox.state is State.ENDED:
-            return f"ending: {sandbox.ending}"
-        if not self._hub.watched:
-            return "no gateway reports: idle time stands still"
-        return "used" if limit is Ending.IDLE else "near its max_lifetime"
+    @property
+    def watched(self) -> bool:
+        return self._hub.watched
+
+    def sandboxes(self, prefix: str = "") -> list[Sandbox]:
+        """Those known here, on their way up and down included."""
+        return [sandbox for sandbox in self._registry if sandbox.id.startswith(prefix)]
 
     def ended(self, prefix: str) -> list[Route]:
         """Endings of the last quarter of an hour whose sandbox id begins with `prefix`."""
         return [route for route, _ in self._ended.values() if route.sandbox.startswith(prefix)]
 
-    def logs(self, prefix: str) -> dict[SandboxId, str]:
-        """What the apps of matching sandboxes wrote, ended ones included."""
-        ids = set(self._output.matching(prefix)) | {s.id for s in self._registry if s.id.startswith(prefix)}
-        return {sandbox_id: self._output.read(sandbox_id) or "" for sandbox_id in sorted(ids)}
+    def outdated(self, sandbox: Sandbox) -> bool:
+        """Is it of another version than the one that is published now?"""
+        try:
+            return self._catalogue.get(sandbox.lease.app).version != sandbox.lease.version
+        except OrchestratorError:
+            return True
 
-    async def reap(self, ids: Sequence[SandboxId]) -> list[dict[str, Any]]:
-        """End these, all at once; unknown ids are left out of the answer."""
-        chosen = [sandbox for sandbox in map(self._registry.get, ids) if sandbox is not None]
-        await asyncio.gather(*(asyncio.shield(self._end(sandbox, Ending.OPERATOR)) for sandbox in chosen))
-        return [
-            {"id": sandbox.id, "app": sandbox.lease.app, "user": sandbox.lease.user, "ended": True} for sandbox in chosen
-        ]
-
-    def apps(self) -> list[dict[str, Any]]:
-        counts: dict[AppName, int] = {}
-        for sandbox in self._registry.all_live():
-            counts[sandbox.lease.app] = counts.get(sandbox.lease.app, 0) + 1
-        return [
-            {
-                "name": card.name,
-                "title": card.title,
-                "generation": card.generation,
-                "version": card.version[:12],
-                "problem": card.problem,
-                "sandboxes": counts.get(card.name, 0),
-            }
-            for card in self._catalogue.cards()
-        ]
-
-    @property
-    def ready(self) -> bool:
-        return self._refusal is None
+    async def end(self, sandboxes: Sequence[Sandbox], ending: Ending) -> None:
+        """End all of these at once; returns when nothing is left of them."""
+        await asyncio.gather(*(asyncio.shield(self._end(sandbox, ending)) for sandbox in sandboxes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -32,7 +32,7 @@ class HarnessFailed(Exception):
         self.traceback = traceback
 
 
-class Hello(Struct, tag="hello"):
+class Hello(Struct, frozen=True, tag="hello"):
     protocol: int
     generation: int
     stage: str
@@ -41,38 +41,38 @@ class Hello(Struct, tag="hello"):
     python: str = ""
 
 
-class Ready(Struct, tag="ready"):
+class Ready(Struct, frozen=True, tag="ready"):
     stage: str
-    took_ms: dict[str, float] = {}
+    took_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class Failed(Struct, tag="failed"):
+class Failed(Struct, frozen=True, tag="failed"):
     stage: str
     error: str
     traceback: str = ""
 
 
-class SessionChange(Struct, tag="session"):
+class SessionChange(Struct, frozen=True, tag="session"):
     seq: int
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = msgspec.field(default_factory=dict)
     delete: list[str] = msgspec.field(name="del", default_factory=list)
 
 
-class Output(Struct, tag="output"):
+class Output(Struct, frozen=True, tag="output"):
     text: str
     dropped: int = 0
 
 
-class Busy(Struct, tag="busy"):
+class Busy(Struct, frozen=True, tag="busy"):
     label: str
     up_to_s: float
 
 
-class Pong(Struct, tag="ping"):
+class Pong(Struct, frozen=True, tag="ping"):
     n: int
 
 
-class Exit(Struct, tag="exit"):
+class Exit(Struct, frozen=True, tag="exit"):
     reason: str = ""
 
 
@@ -89,7 +89,9 @@ class Listener(Protocol):
 
     def output(self, sandbox: SandboxId, text: str, dropped: int) -> None: ...
     def exits(self, sandbox: SandboxId, reason: str) -> None: ...
-    async def session_changed(self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]) -> str | None:
+    async def session_changed(
+        self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> str | None:
         """Store it; the error text if it was refused."""
         ...
 
@@ -133,7 +135,7 @@ class HarnessLink:
                 raise
         if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
             link.close()
-            raise HarnessFailed("the sandbox image speaks another control protocol: build it again (docker compose build)")
+            raise HarnessFailed("the sandbox image is of another release: docker compose build makes a new one")
         return link, hello
 
     async def load(self, message: Mapping[str, Any], files: Sequence[tuple[str, bytes]]) -> Ready:

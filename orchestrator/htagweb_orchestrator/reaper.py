@@ -30,7 +30,7 @@ def due(sandboxes: Iterable[Sandbox], now: float, *, idle_counts: bool) -> list[
 def duration(seconds: float) -> str:
     """A length of time for people: `15 minutes`, `1 hour`, `3 seconds`."""
     for size, unit in ((3600, "hour"), (60, "minute"), (1, "second")):
-        if seconds >= size and seconds % size == 0 or size == 1:
+        if (seconds >= size and seconds % size == 0) or size == 1:
             count = seconds / size
             return f"{count:g} {unit}" + ("" if count == 1 else "s")
     raise AssertionError("unreachable")

@@ -19,7 +19,7 @@ from .settings import AppLimits
 Key = tuple[UserId, AppName]
 
 
-class Lease(Struct):
+class Lease(Struct, frozen=True):
     """The right of one user to use a sandbox, as written to RUN/<id>/lease.json.
 
     Times are CLOCK_BOOTTIME seconds of boot `boot_id`. `state` is "starting" until just before the claim is sent.

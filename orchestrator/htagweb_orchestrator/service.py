@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,44 +27,46 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .control import ControlPlane
 from .errors import OrchestratorError
 from .model import AppName, Ending, SandboxId, Seen, Struct, UserId
+from .operators import Operators
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_HEX = re.compile("[0-9a-f]{1,32}")
 HEARTBEAT_S = 5.0  # a watch says at least this often that it lives
 MAX_WAIT_S = 30.0
 MAX_BODY = 8 * 1024 * 1024
 
 
-class LeaseRequest(Struct):
+class LeaseRequest(Struct, frozen=True):
     user: UserId
     app: AppName
     query: str = ""
     wait_s: float = 0.0
 
 
-class FindRequest(Struct):
+class FindRequest(Struct, frozen=True):
     user: UserId
     app: AppName
 
 
-class ReleaseRequest(Struct):
+class ReleaseRequest(Struct, frozen=True):
     user: UserId
     app: AppName
     ending: Ending
 
 
-class ActivityRequest(Struct):
+class ActivityRequest(Struct, frozen=True):
     gateway: str
     seen: dict[SandboxId, Seen]
 
 
-class ReapRequest(Struct):
+class ReapRequest(Struct, frozen=True):
     ids: list[SandboxId]
 
 
 def gateway_api(control: ControlPlane) -> Starlette:
-    """lease, find, activity, release, watch: all that a gateway may ask for. Bodies and answers are the model's structs."""
+    """lease, find, activity, release, watch: all that a gateway may ask for, in the model's structs."""
 
     async def lease(request: Request) -> Response:
         asked = await _body(request, LeaseRequest)
@@ -107,14 +110,14 @@ def gateway_api(control: ControlPlane) -> Starlette:
     )
 
 
-async def _beating(control: ControlPlane, gateway: str) -> AsyncIterator[bytes]:
+async def _beating(control: ControlPlane, gateway: str) -> AsyncGenerator[bytes, None]:
     """The watch as lines of JSON, with an empty line where nothing happened for a while."""
     changes = control.watch(gateway)
     upcoming: asyncio.Future[Any] | None = None
     try:
         while True:
             if upcoming is None:
-                upcoming = asyncio.ensure_future(anext(changes, None))  # type: ignore[arg-type]
+                upcoming = asyncio.ensure_future(anext(changes, None))
             done, _ = await asyncio.wait({upcoming}, timeout=HEARTBEAT_S)
             if not done:
                 yield b"\n"
@@ -128,38 +131,33 @@ async def _beating(control: ControlPlane, gateway: str) -> AsyncIterator[bytes]:
             upcoming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await upcoming
-        await changes.aclose()  # type: ignore[attr-defined]
+        await changes.aclose()
 
 
-def operator_api(control: ControlPlane) -> Starlette:
-    """What the `htagweb` command asks for; docs/operators-api.md lists the fields."""
+def operator_api(operators: Operators) -> Starlette:
+    """What the `htagweb` command asks for; docs/operators.md lists the fields."""
 
     async def sandboxes(request: Request) -> Response:
-        return _json(await control.describe())
+        return _json(await operators.rows())
 
     async def sandbox(request: Request) -> Response:
         prefix = request.path_params["prefix"]
-        rows: list[dict[str, Any]] = await control.describe(prefix)
-        if not rows:
-            rows = [
-                {"id": route.sandbox, "user": route.user, "app": route.app, "state": route.state}
-                | {"ending": route.ending, "detail": route.detail}
-                for route in control.ended(prefix)
-            ]
-        return _only(prefix, {row["id"]: row for row in rows}, _json)
+        return _only(prefix, {row["id"]: row for row in await operators.inspect(prefix)}, _json)
 
     async def logs(request: Request) -> Response:
         prefix = request.path_params["prefix"]
-        return _only(prefix, control.logs(prefix), PlainTextResponse)
+        if not _HEX.fullmatch(prefix):
+            return _problem(404, "not-found", f"{prefix!r} is no sandbox id")
+        return _only(prefix, operators.logs(prefix), PlainTextResponse)
 
     async def reap(request: Request) -> Response:
-        return _json(await control.reap((await _body(request, ReapRequest)).ids))
+        return _json(await operators.reap((await _body(request, ReapRequest)).ids))
 
     async def apps(request: Request) -> Response:
-        return _json(control.apps())
+        return _json(operators.apps())
 
     async def readyz(request: Request) -> Response:
-        return _json({"ready": control.ready}, 200 if control.ready else 503)
+        return _json({"ready": operators.ready}, 200 if operators.ready else 503)
 
     return _application(
         [

@@ -40,7 +40,9 @@ class Sessions:
         db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("CREATE TABLE IF NOT EXISTS session (user TEXT PRIMARY KEY, data TEXT NOT NULL, touched REAL NOT NULL)")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS session (user TEXT PRIMARY KEY, data TEXT NOT NULL, touched REAL NOT NULL)"
+        )
         return db
 
     async def get(self, user: UserId) -> dict[str, Any]:

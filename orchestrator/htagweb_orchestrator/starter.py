@@ -1,4 +1,4 @@
-"""One sandbox from nothing to its first page; whatever fails on the way leaves nothing behind that the caller can't end."""
+"""One sandbox from nothing to its first page. What a failed start leaves behind, its caller can end."""
 
 from __future__ import annotations
 
@@ -66,9 +66,8 @@ class Starter:
                     on_step(sandbox, Step.LOADING)
                     await self._fill(sandbox, app, query)
             except TimeoutError as error:
-                raise StartTimeout(
-                    f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds.", error_id=sandbox.error_id
-                ) from error
+                said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
+                raise StartTimeout(said, error_id=sandbox.error_id) from error
             except (HarnessFailed, DialFailed) as error:
                 await self._explain(sandbox, error)
                 raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error

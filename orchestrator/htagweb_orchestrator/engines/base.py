@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,7 +101,7 @@ class Engine(Protocol):
         """Every sandbox of this instance, running or not, found by label."""
         ...
 
-    def events(self) -> AsyncIterator[Died | Relist]:
+    def events(self) -> AsyncGenerator[Died | Relist, None]:
         """Ends of sandboxes, from now on; begins with Relist, and repeats it whenever the stream was interrupted."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, cast
 
 import docker
@@ -106,7 +106,7 @@ class DockerEngine:
 
         return await self._ask(list_all)
 
-    async def events(self) -> AsyncIterator[Died | Relist]:
+    async def events(self) -> AsyncGenerator[Died | Relist, None]:
         stream = EventThread(self._base_url, instance=self._instance, timeout_s=self._call_timeout_s)
         self._streams.add(stream)
         try:

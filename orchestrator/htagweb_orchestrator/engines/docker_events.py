@@ -7,7 +7,7 @@ import collections
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import docker
@@ -40,7 +40,7 @@ class EventThread:
         # A daemon: nothing can wake it from a connection attempt that hangs.
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
 
-    async def read(self) -> AsyncIterator[Died | Relist]:
+    async def read(self) -> AsyncGenerator[Died | Relist, None]:
         self._thread.start()
         try:
             while True:

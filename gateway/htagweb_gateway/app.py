@@ -1,0 +1,429 @@
+"""One request's way through the gateway: who asks, for which app, where it runs, what the visitor sees meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.responses import RedirectResponse, Response
+
+from htagweb_orchestrator.api import Orchestrator
+from htagweb_orchestrator.errors import AppNotFound, OrchestratorError, UserLimitReached
+from htagweb_orchestrator.model import AppCard, AppName, Ending, Platform, Route, SandboxId, State, UserId
+
+from . import front
+from .activity import Activity, is_activity
+from .edge import Edge, Edges
+from .headers import Forward
+from .identity import COOKIE_NAMES, Identity
+from .pages import Pages
+from .platform import PlatformSite, navigation
+from .problems import problem, problem_of_error, problem_of_route
+from .relay import Relay
+from .routes import RouteTable
+from .upstream import Upstream
+from .upstream_errors import BadResponse, HeadTimeout, Unreachable
+
+log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+PATIENCE_S = 0.8  # a start that is ready within this is answered with the app's own page, not with a waiting page
+LOSS_S = 2.0  # how long after a failed dial the orchestrator may take to know why
+FLUSH_S = 1.0  # how often activity is sent
+
+
+class Gateway:
+    """The ASGI application of one worker."""
+
+    def __init__(self, *, orchestrator: Orchestrator, identity: Identity) -> None:
+        self.orchestrator = orchestrator
+        self.identity = identity
+        self.pages = Pages()
+        self.name = secrets.token_hex(8)  # of this worker, in its reports
+        self.edges = Edges(Platform())
+        self.activity = Activity()
+        self.routes = RouteTable(on_platform=self._configure, on_ended=self._ended)
+        self._site = PlatformSite(self)
+        self._upstreams: dict[SandboxId, Upstream] = {}
+        self._relays: dict[SandboxId, set[Relay]] = {}
+        self._sockets: dict[UserId, int] = {}
+        self._watched = asyncio.Event()  # set while the watch is connected
+
+    @property
+    def watching(self) -> bool:
+        return self._watched.is_set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "websocket":
+                await self._websocket(scope, receive, send)
+            case "lifespan":
+                await self._lifespan(receive, send)
+
+    # -- HTTP ----------------------------------------------------------------------------------------------------
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        edge = self.edges.of(scope)
+        if (refusal := front.check(scope)) is not None:
+            await self._refuse(scope, receive, send, refusal.status, refusal.message)
+            return
+        path = front.raw_path(scope)
+        if path in (b"/-/healthz", b"/-/readyz"):  # probes come by whatever name their prober uses
+            await self._site(scope, receive, send, edge)
+            return
+        if not front.host_allowed(edge.host, self.routes.platform):
+            await self._refuse(scope, receive, send, 421, self._host_words())
+            return
+        name, rest = front.parse_target(path)
+        if name is None:
+            await self._site(scope, receive, send, edge)
+            return
+        answer = await self._app(scope, receive, send, edge, AppName(name), rest)
+        if answer is not None:
+            await answer(scope, receive, send)
+
+    async def _app(
+        self, scope: Scope, receive: Receive, send: Send, edge: Edge, name: AppName, rest: bytes
+    ) -> Response | None:
+        """Relay to the app and return None, or return what to answer instead."""
+        wants_page = navigation(scope)
+        card = self.routes.apps.get(name)
+        if card is None:
+            return self._unknown(scope, name, wants_page)
+        query = scope["query_string"]
+        search = f"?{query.decode('latin-1')}" if query else ""
+        if not rest:
+            return RedirectResponse(f"/{name}/{search}", 308)
+        target = front.raw_path(scope).decode("latin-1") + search
+        visitor = self.identity.visitor(scope["headers"], edge.scheme)
+        if visitor is None:
+            return self._stranger(edge, target, wants_page)
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and (foreign := self.foreign(scope, edge)) is not None:
+            return problem(foreign.status, "origin", foreign.message)
+        forward = self._forward(edge, name, rest, query)
+        route = self.routes.get(visitor.user, name)
+        try:
+            if route is not None and route.state is State.READY:
+                if await self._relay_http(scope, receive, send, route, card, forward):
+                    return None
+            route = await self._miss(visitor.user, name, route)
+            if route is not None and route.state is State.READY:  # the table was behind: once more
+                if await self._relay_http(scope, receive, send, route, card, forward):
+                    return None
+                route = await self._miss(visitor.user, name, route)
+            if not wants_page:
+                return problem_of_route(name, route)
+            if route is not None and route.state is State.ENDED and route.ending is not Ending.VISITOR:
+                return self.pages.ended(card, route, target=target)
+            if route is None or route.state is State.ENDED:
+                route = await self.orchestrator.lease(
+                    visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S
+                )
+                self.routes.put(route)
+            if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):
+                return None
+            if route.state is State.ENDED:
+                return self.pages.ended(card, route, target=target)
+            return self.pages.waiting(card, route, target=target)
+        except HeadTimeout:
+            return self._slow(card, wants_page)
+        except BadResponse as error:
+            log.info("bad response of a sandbox: %s", error, extra={"app": name})
+            route = await self._loss(visitor.user, name, route)
+            if route is not None and route.state is State.ENDED:
+                return self.pages.ended(card, route, target=target) if wants_page else problem_of_route(name, route)
+            return self._broken(card, wants_page)
+        except OrchestratorError as error:
+            return self.refusal(error, card, target, wants_page, dev=self._dev(edge))
+
+    async def _relay_http(
+        self, scope: Scope, receive: Receive, send: Send, route: Route, card: AppCard, forward: Forward
+    ) -> bool:
+        """True once the exchange is over; False if nobody could be reached, and nothing was sent or read."""
+        meter = self.activity.meter(route.sandbox)
+        if is_activity(scope, navigation):
+            meter.touch()
+        try:
+            await self._upstream(route, card).http(scope, receive, send, forward)
+        except Unreachable as error:
+            log.debug("sandbox not reached: %s", error, extra={"sandbox": route.sandbox})
+            return False
+        return True
+
+    def _upstream(self, route: Route, card: AppCard) -> Upstream:
+        found = self._upstreams.get(route.sandbox)
+        if found is None:
+            assert route.address is not None
+            found = Upstream(route.address, head_timeout_s=card.interaction_timeout_s + 5.0)
+            self._upstreams[route.sandbox] = found
+        return found
+
+    async def _miss(self, user: UserId, name: AppName, known: Route | None) -> Route | None:
+        """Nothing runs as far as we know: ask. Where something should run and isn't there, wait for the reason."""
+        if known is not None and known.state is State.READY:
+            return await self._loss(user, name, known)
+        try:
+            return await self.orchestrator.find(user, name)
+        except OrchestratorError:
+            if known is None:
+                raise
+            return known
+
+    async def _loss(self, user: UserId, name: AppName, known: Route | None) -> Route | None:
+        """A sandbox that should answer didn't. Its end is known within moments; the visitor is told that, not 502."""
+        try:
+            async with asyncio.timeout(LOSS_S):
+                while True:
+                    route = await self.orchestrator.find(user, name)
+                    if route is None or route.state is not State.READY:
+                        return route
+                    if known is None or route.sandbox != known.sandbox:
+                        return route
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            return known
+
+    # -- WebSocket -----------------------------------------------------------------------------------------------
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same decisions as for HTTP, in the same order; a socket never starts anything."""
+        edge = self.edges.of(scope)
+        answer = await self._tunnel(scope, receive, send, edge)
+        if answer is not None:
+            await _deny(answer, receive, send, scope)
+
+    async def _tunnel(self, scope: Scope, receive: Receive, send: Send, edge: Edge) -> Response | None:
+        if (refusal := front.check(scope)) is not None:
+            return problem(refusal.status, "bad-request", refusal.message)
+        platform = self.routes.platform
+        if not front.host_allowed(edge.host, platform):
+            return problem(421, "host", self._host_words())
+        if (foreign := self.foreign(scope, edge)) is not None:
+            return problem(foreign.status, "origin", foreign.message)
+        name, rest = front.parse_target(front.raw_path(scope))
+        card = self.routes.apps.get(AppName(name or ""))
+        if card is None or not rest:
+            return problem(404, "not-found", "There is nothing here.")
+        visitor = self.identity.visitor(scope["headers"], edge.scheme)
+        if visitor is None:
+            return problem(403, "no-visitor", _NO_VISITOR)
+        user = visitor.user
+        if self._sockets.get(user, 0) >= platform.sockets_per_user:
+            return problem(429, "sockets", f"{platform.sockets_per_user} WebSockets are open: close one first.")
+        route = self.routes.get(user, card.name)
+        try:
+            if route is None or route.state is not State.READY:
+                route = await self._miss(user, card.name, route)
+            if route is None or route.state is not State.READY or route.address is None:
+                return problem_of_route(card.name, route)
+            forward = self._forward(edge, card.name, rest, scope["query_string"])
+            meter = self.activity.meter(route.sandbox)
+            relay = Relay(route.address, forward, message_size=platform.message_size, on_data=meter.touch)
+            with self._open(user, route, relay):
+                await relay.run(scope, receive, send)
+        except Unreachable:
+            return problem_of_route(card.name, await self._loss(user, card.name, route))
+        except (HeadTimeout, BadResponse):
+            return problem(502, "bad-response", "The app did not accept the connection.")
+        except OrchestratorError as error:
+            return problem_of_error(error)
+        return None
+
+    @contextlib.contextmanager
+    def _open(self, user: UserId, route: Route, relay: Relay) -> Any:
+        """Count a socket and make it findable for the end of its sandbox."""
+        relays = self._relays.setdefault(route.sandbox, set())
+        relays.add(relay)
+        self._sockets[user] = self._sockets.get(user, 0) + 1
+        meter = self.activity.meter(route.sandbox)
+        meter.sockets += 1
+        try:
+            yield
+        finally:
+            meter.sockets -= 1
+            relays.discard(relay)
+            if not relays:
+                self._relays.pop(route.sandbox, None)
+            left = self._sockets[user] - 1
+            if left:
+                self._sockets[user] = left
+            else:
+                del self._sockets[user]
+
+    # -- what is answered instead --------------------------------------------------------------------------------
+
+    def refusal(
+        self, error: OrchestratorError, card: AppCard, target: str, wants_page: bool, *, dev: bool = False
+    ) -> Response:
+        """The orchestrator's no as a page, or as JSON for programs."""
+        if not wants_page:
+            return problem_of_error(error)
+        if isinstance(error, UserLimitReached):
+            longest_idle = self.routes.apps.get(AppName(error.facts.get("longest_idle", "")))
+            return self.pages.limit(error, card, longest_idle=longest_idle, target=target)
+        return self.pages.refused(error, target=target, dev=dev)
+
+    def _unknown(self, scope: Scope, name: AppName, wants_page: bool) -> Response:
+        if not self.routes.filled:
+            error = OrchestratorError("The server is starting. Try again in a moment.")
+            return self.pages.error(503, "Almost there", str(error)) if wants_page else problem_of_error(error)
+        missing = AppNotFound(f"There is no app {name!r} here.")
+        return self.pages.not_found(f"/{name}") if wants_page else problem_of_error(missing)
+
+    def _stranger(self, edge: Edge, target: str, wants_page: bool) -> Response:
+        """No cookie: a person is sent round once to bring it back, and only then anything is started."""
+        if not wants_page:
+            return problem(403, "no-visitor", _NO_VISITOR)
+        return self._site.enter(edge, target)
+
+    def _slow(self, card: AppCard, wants_page: bool) -> Response:
+        text = f"{card.title} did not answer within {card.interaction_timeout_s:g} seconds."
+        if wants_page:
+            return self.pages.error(504, "That takes too long", text)
+        return problem(504, "timeout", text)
+
+    def _broken(self, card: AppCard, wants_page: bool) -> Response:
+        text = f"{card.title} gave an answer that is no proper HTTP. Its author should hear of it."
+        if wants_page:
+            return self.pages.error(502, "That answer made no sense", text)
+        return problem(502, "bad-response", text)
+
+    def foreign(self, scope: Scope, edge: Edge) -> front.Refusal | None:
+        """The refusal of what another site's page made the visitor's browser send; for sockets and unsafe methods."""
+        origin, same_site = None, False
+        for key, value in scope["headers"]:
+            if key == b"origin":
+                origin = value
+            elif key == b"sec-fetch-site":
+                same_site = value == b"same-origin"
+        scheme = edge.scheme if edge.scheme_known else None
+        return front.check_origin(origin, host=edge.host, scheme=scheme, missing_ok=same_site)
+
+    def _host_words(self) -> str:
+        if self.routes.platform.public_url:
+            return f"This server is {self.routes.platform.public_url} and answers to no other name."
+        return "In development mode only localhost is answered. Set public_url, or dev = false, to use another name."
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, text: str) -> None:
+        if navigation(scope):
+            answer = self.pages.error(status, "That request can't be right", text)
+        else:
+            answer = problem(status, "bad-request", text)
+        answer.headers["Connection"] = "close"
+        await answer(scope, receive, send)
+
+    def _dev(self, edge: Edge) -> bool:
+        """Tracebacks are shown to nobody who came through a proxy: that is no developer at his own machine."""
+        return self.routes.platform.dev and not edge.proxied
+
+    def _forward(self, edge: Edge, name: AppName, rest: bytes, query: bytes) -> Forward:
+        return Forward(
+            prefix=f"/{name}",
+            target=rest + (b"?" + query if query else b""),
+            host=edge.host,
+            scheme=edge.scheme,
+            client=edge.client,
+            cookie_names=COOKIE_NAMES,
+        )
+
+    # -- the route table -----------------------------------------------------------------------------------------
+
+    def _configure(self, platform: Platform) -> None:
+        self.edges = Edges(platform)
+        self.pages.warnings = platform.warnings
+
+    def _ended(self, sandbox: SandboxId, reason: str) -> None:
+        """A sandbox is gone: close what still talks to it, with the reason for whoever is in front of it."""
+        upstream = self._upstreams.pop(sandbox, None)
+        if upstream is not None:
+            upstream.close()
+        for relay in self._relays.pop(sandbox, ()):
+            relay.close(1001, str(reason))
+        self.activity.forget(sandbox)
+
+    async def _watch(self) -> None:
+        """Follow the orchestrator for ever; what was known stays in use while it is away."""
+        delay_s = 0.1
+        while True:
+            try:
+                async with contextlib.aclosing(self.orchestrator.watch(self.name)) as changes:
+                    async for change in changes:
+                        self.routes.apply(change)
+                        if not self._watched.is_set():
+                            self._watched.set()
+                            delay_s = 0.1
+                            await self.flush(everything=True)
+            except OrchestratorError as error:
+                if self._watched.is_set():
+                    log.warning("orchestrator lost: %s", error)
+            except Exception:
+                log.exception("the watch failed")
+            self._watched.clear()
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 2.0)
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            if self._watched.is_set():
+                await self.flush()
+
+    async def flush(self, *, everything: bool = False) -> None:
+        values = self.activity.values()
+        report = self.activity.report(everything=everything)
+        if not report and not everything:
+            return
+        try:
+            await self.orchestrator.activity(self.name, report)
+        except OrchestratorError as error:
+            log.debug("activity not sent: %s", error)
+        else:
+            self.activity.sent(values)
+
+    # -- lifespan ------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        tasks = [
+            asyncio.create_task(self._watch(), name="watch"),
+            asyncio.create_task(self._flush_for_ever(), name="activity"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.flush()
+            for upstream in self._upstreams.values():
+                upstream.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self.running():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+_NO_VISITOR = "Open the app's page in a browser first: that is what makes you known here."
+
+
+async def _deny(answer: Response, receive: Receive, send: Send, scope: Scope) -> None:
+    """Refuse a handshake with an HTTP answer where the server can, else by closing."""
+    message = await receive()
+    if message["type"] != "websocket.connect":
+        return
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await answer({**scope, "type": "websocket"}, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,70 @@
+"""How a request came in: scheme, host and address of the visitor, with or without a proxy in front."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from htagweb_orchestrator.model import Platform
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_TOLD_BY_PROXIES = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
+
+
+class Edge(NamedTuple):
+    scheme: str  # "http" or "https", as the visitor sees it
+    host: bytes
+    client: str  # the visitor's address, as far as it can be believed
+    proxied: bool  # some proxy says that it is in front, trusted or not
+    scheme_known: bool  # by configuration or a trusted proxy; else it is only how the last hop came in
+
+
+class Edges:
+    """Decides whom to believe. X-Forwarded-* count only from `platform.trusted_proxies`."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._trusted: Sequence[Network] = [
+            ipaddress.ip_network(each, strict=False) for each in platform.trusted_proxies
+        ]
+        self._public_scheme = urlsplit(platform.public_url).scheme
+
+    def of(self, scope: dict[str, Any]) -> Edge:
+        told: dict[bytes, bytes] = {}
+        host = b""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host = value
+            elif name in _TOLD_BY_PROXIES:
+                told[name] = told[name] + b"," + value if name in told else value
+        peer = scope["client"][0] if scope.get("client") else ""
+        scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+        known = False
+        client = peer
+        if told and self._trusts(peer):
+            said = told.get(b"x-forwarded-proto", b"").split(b",")[-1].strip().lower()
+            if said in (b"http", b"https"):
+                scheme, known = said.decode(), True
+            client = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
+        if self._public_scheme:
+            scheme, known = self._public_scheme, True
+        return Edge(scheme, host, client, bool(told), known)
+
+    def _trusts(self, address: str) -> bool:
+        if not self._trusted:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted)
+
+    def _client(self, peer: str, hops: Iterable[str]) -> str:
+        """The rightmost hop that no trusted proxy is: what lies left of it, the visitor may have invented."""
+        client = peer
+        for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
+            if not self._trusts(client):
+                break
+            client = hop
+        return client

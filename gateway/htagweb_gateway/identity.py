@@ -1,0 +1,84 @@
+"""Who is asking: an anonymous visitor, known by a signed cookie. No I/O on a request."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from itsdangerous import BadSignature, TimestampSigner
+
+from htagweb_orchestrator.model import UserId
+
+DAY_S = 86_400
+REMEMBERED = 10_000  # verified cookies a worker keeps; an HMAC each costs more than all the rest of routing
+# Neither name is accepted under the other scheme: a cookie set over plain http proves nothing under https.
+NAMES = {"http": b"htagweb", "https": b"__Host-htagweb"}
+COOKIE_NAMES = frozenset(NAMES.values())
+
+
+class Visitor(NamedTuple):
+    user: UserId
+    age_s: float  # since the cookie was issued
+
+
+class Identity:
+    """Issues and verifies the visitor's cookie. `key` signs it; `life_s` is how long one is good for."""
+
+    def __init__(self, key: bytes, *, life_s: int = 30 * DAY_S) -> None:
+        self._signer = TimestampSigner(key, salt="htagweb.visitor")
+        self._life_s = life_s
+        self._verified: dict[bytes, tuple[UserId, float]] = {}  # cookie value -> user, time of issue
+
+    def visitor(self, headers: Iterable[tuple[bytes, bytes]], scheme: str) -> Visitor | None:
+        """Who sends these headers; None without a cookie of ours, and for one that is forged or too old."""
+        name = NAMES[scheme]
+        for key, value in headers:
+            if key == b"cookie":
+                for pair in value.split(b";"):
+                    found, _, cookie = pair.strip().partition(b"=")
+                    if found == name and (visitor := self._verify(cookie)):
+                        return visitor
+        return None
+
+    def _verify(self, cookie: bytes) -> Visitor | None:
+        known = self._verified.get(cookie)
+        if known is None:
+            try:
+                user, issued = self._signer.unsign(cookie, max_age=self._life_s, return_timestamp=True)
+            except BadSignature:  # also SignatureExpired
+                return None
+            known = UserId(user.decode()), issued.timestamp()
+            if len(self._verified) >= REMEMBERED:
+                del self._verified[next(iter(self._verified))]
+            self._verified[cookie] = known
+        age_s = time.time() - known[1]
+        return Visitor(known[0], age_s) if age_s <= self._life_s else None
+
+    def issue(self, scheme: str, user: UserId | None = None) -> str:
+        """A Set-Cookie value for this visitor, or for a new one."""
+        user = user or UserId(f"anon-{secrets.token_urlsafe(16)}")
+        secure = "; Secure" if scheme == "https" else ""
+        value = self._signer.sign(user).decode()
+        return f"{NAMES[scheme].decode()}={value}; Path=/; Max-Age={self._life_s}; HttpOnly; SameSite=Lax{secure}"
+
+
+def signing_key(path: Path) -> bytes:
+    """The key at `path`, made there once, 0600; several workers may ask at the same time and get the same one."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        pass
+    fresh = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(secrets.token_bytes(32))
+    try:
+        os.link(fresh, path)  # fails where another worker was first, so nobody reads a half-written key
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return path.read_bytes()

@@ -1,0 +1,231 @@
+"""Everything of the platform's own: the catalogue at /, and what lies under /-/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, quote
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from htagweb_orchestrator.errors import OrchestratorError
+from htagweb_orchestrator.model import AppName, Ending, Route, State
+
+from . import front
+from .edge import Edge
+from .endings import ending_words
+from .identity import DAY_S, Visitor
+from .problems import local, problem
+
+if TYPE_CHECKING:
+    from .app import Gateway
+
+MAX_FORM = 16 * 1024
+START_PATIENCE_S = 0.8
+_NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def navigation(scope: Mapping[str, Any]) -> bool:
+    """Is this a person opening a page? A GET that literally accepts HTML, is no prefetch, and is a navigation where the
+    browser says what it is (it doesn't over plain http to a name other than localhost)."""
+    if scope.get("method") != "GET":
+        return False
+    accepts = False
+    for name, value in scope["headers"]:
+        if name == b"accept":
+            accepts = b"text/html" in value.lower()
+        elif name == b"sec-fetch-mode":
+            if value != b"navigate":
+                return False
+        elif name in (b"sec-purpose", b"purpose", b"x-moz"):
+            if b"prefetch" in value.lower() or b"preview" in value.lower():
+                return False
+    return accepts
+
+
+class PlatformSite:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Any, receive: Any, send: Any, edge: Edge) -> None:
+        request = Request(scope, receive)
+        answer = await self._answer(request, edge)
+        if request.method == "HEAD":
+            answer.body = b""
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request, edge: Edge) -> Response:
+        pages = self._gateway.pages
+        path = front.raw_path(dict(request.scope)).decode("latin-1")
+        method = request.method
+        if method in ("GET", "HEAD"):
+            match path:
+                case "/":
+                    return await self._catalogue(request, edge)
+                case "/-/healthz":
+                    return JSONResponse({"healthy": True}, headers=_NO_STORE)
+                case "/-/readyz":
+                    ready = self._gateway.routes.filled and self._gateway.watching
+                    return JSONResponse({"ready": ready}, 200 if ready else 503, headers=_NO_STORE)
+                case "/-/status":
+                    return await self._status(request, edge)
+                case "/-/enter":
+                    return self._entered(request, edge)
+                case "/-/start" if method == "GET":
+                    return await self._start(request, edge)
+            if path.startswith("/-/"):
+                asset = pages.asset(path.removeprefix("/-/"), request.headers.get("if-none-match", ""))
+                if asset is not None:
+                    return asset
+        elif method == "POST" and path in ("/-/stop", "/-/stay"):
+            return await (self._stop if path == "/-/stop" else self._stay)(request, edge)
+        elif path in ("/", "/-/stop", "/-/stay", "/-/start", "/-/status", "/-/enter"):
+            return problem(405, "method", f"{method} is not possible here.")
+        if navigation(request.scope):
+            return pages.not_found(path)
+        return problem(404, "not-found", "There is nothing here.")
+
+    # -- pages ---------------------------------------------------------------------------------------------------
+
+    async def _catalogue(self, request: Request, edge: Edge) -> Response:
+        gateway = self._gateway
+        home = gateway.routes.platform.home
+        if home:
+            query = request.scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"/{home}/" + (f"?{query}" if query else ""), 307, headers=_NO_STORE)
+        if not gateway.routes.filled:
+            page = gateway.pages.error(503, "Almost there", "The server is starting. Try again in a moment.")
+            page.headers["Retry-After"] = "1"
+            page.headers["Refresh"] = "1"
+            return page
+        visitor = self._visitor(request, edge)
+        mine: dict[AppName, Route] = {}
+        if visitor is not None:
+            for name, route in gateway.routes.of_user(visitor.user).items():
+                mine[name] = await self._fresh(visitor, name, route) or route
+        cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
+        entries = [(card, mine.get(card.name)) for card in cards]
+        page = gateway.pages.catalogue(entries, platform=gateway.routes.platform)
+        if visitor is not None and visitor.age_s > DAY_S:  # a visitor who comes back keeps being known
+            page.headers.append("Set-Cookie", gateway.identity.issue(edge.scheme, visitor.user))
+        return page
+
+    def enter(self, edge: Edge, target: str) -> Response:
+        """Give a visitor without a cookie one, and have him bring it back before anything is started for him."""
+        answer = RedirectResponse(f"/-/enter?next={quote(target, safe='')}", 303, headers=_NO_STORE)
+        answer.headers.append("Set-Cookie", self._gateway.identity.issue(edge.scheme))
+        return answer
+
+    def _entered(self, request: Request, edge: Edge) -> Response:
+        target = local(request.query_params.get("next", "/"))
+        if self._visitor(request, edge) is None:
+            return self._gateway.pages.enter(target)
+        return RedirectResponse(target, 303, headers=_NO_STORE)
+
+    async def _start(self, request: Request, edge: Edge) -> Response:
+        """The one button of an ending's page: a person wants the app again."""
+        gateway = self._gateway
+        name = AppName(request.query_params.get("app", ""))
+        card = gateway.routes.apps.get(name)
+        if card is None:
+            return gateway.pages.not_found(f"/{name}")
+        target = _of_app(request.query_params.get("next", ""), name)
+        visitor = self._visitor(request, edge)
+        if visitor is None:
+            return self.enter(edge, target)
+        if not navigation(request.scope):
+            return problem(403, "navigation", "Only a person opening a page starts an app.")
+        query = target.partition("?")[2]
+        try:
+            route = await gateway.orchestrator.lease(visitor.user, name, query=query, wait_s=START_PATIENCE_S)
+        except OrchestratorError as error:
+            return gateway.refusal(error, card, target, True)
+        gateway.routes.put(route)
+        return RedirectResponse(target, 303, headers=_NO_STORE)
+
+    # -- what pages ask and post ---------------------------------------------------------------------------------
+
+    async def _status(self, request: Request, edge: Edge) -> Response:
+        """What the page shim and the waiting page go by. Not activity, and starts nothing."""
+        name = AppName(request.query_params.get("app", ""))
+        visitor = self._visitor(request, edge)
+        route = None
+        if visitor is not None:
+            route = await self._fresh(visitor, name, self._gateway.routes.get(visitor.user, name))
+        words = ending_words(route)
+        ended = route is None or route.state is State.ENDED
+        facts = {
+            "app": name,
+            "state": route.state if route else "none",
+            "sandbox": route.sandbox[:12] if route else "",
+            "step": route.step if route else "",
+            "elapsed_s": round(route.started_ago_s, 1) if route else 0.0,
+            "expected_s": route.expected_s if route else None,
+            "left_s": round(max(0.0, route.left_s), 1) if route and route.left_s is not None else None,
+            "left_why": route.left_why if route else None,
+            "warn_s": min(120.0, route.idle_timeout_s / 4) if route else 120.0,
+            "ending": route.ending if route else None,
+            "title": words.title if ended else "",
+            "text": words.text if ended else "",
+            "action": words.action if ended else "",
+            "error_id": route.error_id if route else "",
+        }
+        return JSONResponse(facts, headers=_NO_STORE)
+
+    async def _fresh(self, visitor: Visitor, name: AppName, known: Route | None) -> Route | None:
+        """The orchestrator's word on a route, whose clocks are its own; what we know where it is away."""
+        if known is None:
+            return None
+        if known.state is State.ENDED or not self._gateway.watching:
+            return known
+        try:
+            return await self._gateway.orchestrator.find(visitor.user, name)
+        except OrchestratorError:
+            return known
+
+    async def _stop(self, request: Request, edge: Edge) -> Response:
+        form, visitor, refusal = await self._posted(request, edge)
+        if visitor is None:
+            return refusal
+        name = AppName(form.get("app", ""))
+        try:
+            await self._gateway.orchestrator.release(visitor.user, name, Ending.VISITOR)
+        except OrchestratorError as error:
+            return self._gateway.pages.refused(error, target="/")
+        return RedirectResponse(local(form.get("next", "/")), 303, headers=_NO_STORE)
+
+    async def _stay(self, request: Request, edge: Edge) -> Response:
+        form, visitor, refusal = await self._posted(request, edge)
+        if visitor is None:
+            return refusal
+        route = self._gateway.routes.get(visitor.user, AppName(form.get("app", "")))
+        if route is not None and route.state is State.READY:
+            self._gateway.activity.meter(route.sandbox).touch()
+            await self._gateway.flush()
+        return Response(status_code=204, headers=_NO_STORE)
+
+    async def _posted(self, request: Request, edge: Edge) -> tuple[dict[str, str], Visitor | None, Response]:
+        """A form that a page of ours sent: its fields and its visitor, or the refusal."""
+        foreign = self._gateway.foreign(dict(request.scope), edge)
+        if foreign is not None:
+            return {}, None, self._gateway.pages.error(403, "That came from another site", foreign.message)
+        visitor = self._visitor(request, edge)
+        if visitor is None:
+            return {}, None, problem(403, "no-visitor", "You have nothing running here.")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                return {}, None, problem(413, "too-large", "That form is too large.")
+        form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}
+        return form, visitor, Response()
+
+    def _visitor(self, request: Request, edge: Edge) -> Visitor | None:
+        return self._gateway.identity.visitor(request.scope["headers"], edge.scheme)
+
+
+def _of_app(target: str, name: AppName) -> str:
+    """`target` if it lies in this app, else the app's first page."""
+    target = local(target)
+    return target if target.startswith(f"/{name}/") else f"/{name}/"

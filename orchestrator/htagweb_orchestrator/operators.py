@@ -1,0 +1,130 @@
+"""What the `htagweb` command asks: what runs and why, what it wrote, and to end it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .catalogue import Catalogue
+from .clock import boottime_s
+from .control import ControlPlane
+from .engines.base import Engine, Stats
+from .errors import EngineUnavailable
+from .model import Ending, SandboxId, State
+from .output import OutputFiles
+from .registry import Sandbox
+
+Row = dict[str, Any]
+
+
+class Operators:
+    """Reads the control plane and ends sandboxes through it. A row is a JSON object; docs/operators.md has its fields."""
+
+    def __init__(
+        self,
+        *,
+        control: ControlPlane,
+        engine: Engine,
+        catalogue: Catalogue,
+        output: OutputFiles,
+        now: Callable[[], float] = boottime_s,
+    ) -> None:
+        self._control = control
+        self._engine = engine
+        self._catalogue = catalogue
+        self._output = output
+        self._now = now
+
+    @property
+    def ready(self) -> bool:
+        return self._control.ready
+
+    async def rows(self, prefix: str = "") -> list[Row]:
+        """The sandboxes whose id begins with `prefix`."""
+        shown = self._control.sandboxes(prefix)
+        running = [sandbox.id for sandbox in shown if sandbox.state is State.READY]
+        try:
+            stats = await self._engine.stats(running) if running else {}
+        except EngineUnavailable:
+            stats = {}  # the list must come in any case
+        return [self._row(sandbox, stats.get(sandbox.id)) for sandbox in shown]
+
+    async def inspect(self, prefix: str) -> list[Row]:
+        """All that is known of those, or of ones that ended in the last quarter of an hour."""
+        rows = await self.rows(prefix)
+        for row, sandbox in zip(rows, self._control.sandboxes(prefix), strict=False):
+            row["steps"] = sandbox.steps_ms
+            row["address"] = getattr(sandbox.address, "path", None)
+            row["limits"] = sandbox.lease.limits
+        return rows or [
+            {
+                "id": route.sandbox,
+                "user": route.user,
+                "app": route.app,
+                "state": route.state,
+                "ending": route.ending,
+                "detail": route.detail,
+            }
+            for route in self._control.ended(prefix)
+        ]
+
+    def _row(self, sandbox: Sandbox, use: Stats | None) -> Row:
+        now = self._now()
+        lease = sandbox.lease
+        ready = sandbox.state is State.READY
+        left_s, limit = lease.left(now)
+        return {
+            "id": sandbox.id,
+            "user": lease.user,
+            "app": lease.app,
+            "version": lease.version[:12],
+            "state": sandbox.state,
+            "step": sandbox.step,
+            "age_s": round(now - lease.created_s, 1),
+            "idle_s": round(lease.idle_s(now), 1) if ready else None,
+            "left_s": round(max(0.0, left_s), 1) if ready else None,
+            "why": self._why(sandbox, limit),
+            "ws": sum(sandbox.sockets.values()),
+            "memory_bytes": use.memory_bytes if use else None,
+            "cpu_s": use.cpu_s if use else None,
+            "pids": use.pids if use else None,
+            "uid": lease.uid,
+            "outdated": self._control.outdated(sandbox),
+        }
+
+    def _why(self, sandbox: Sandbox, limit: Ending) -> str:
+        """Why it is still there, in words."""
+        if sandbox.state is State.STARTING:
+            return f"starting: {sandbox.step}"
+        if sandbox.state is State.ENDED:
+            return f"ending: {sandbox.ending}"
+        if not self._control.watched:
+            return "no gateway reports: idle time stands still"
+        return "until idle" if limit is Ending.IDLE else "until its max_lifetime"
+
+    def logs(self, prefix: str) -> dict[SandboxId, str]:
+        """What the apps of matching sandboxes wrote, ended ones included."""
+        ids = {*self._output.matching(prefix), *(sandbox.id for sandbox in self._control.sandboxes(prefix))}
+        return {sandbox_id: self._output.read(sandbox_id) or "" for sandbox_id in sorted(ids)}
+
+    async def reap(self, ids: Sequence[SandboxId]) -> list[Row]:
+        """End these, all at once; unknown ids are left out of the answer."""
+        wanted = set(ids)
+        chosen = [sandbox for sandbox in self._control.sandboxes() if sandbox.id in wanted]
+        await self._control.end(chosen, Ending.OPERATOR)
+        return [{"id": each.id, "app": each.lease.app, "user": each.lease.user, "ended": True} for each in chosen]
+
+    def apps(self) -> list[Row]:
+        counts = Counter(s.lease.app for s in self._control.sandboxes() if s.state is not State.ENDED)
+        return [
+            {
+                "name": card.name,
+                "title": card.title,
+                "generation": card.generation,
+                "version": card.version[:12],
+                "problem": card.problem,
+                "sandboxes": counts[card.name],
+            }
+            for card in self._catalogue.cards()
+        ]
