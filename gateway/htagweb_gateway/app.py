@@ -26,13 +26,13 @@ from .problems import problem, problem_of_error, problem_of_route
 from .relay import Relay
 from .routes import RouteTable
 from .upstream import Upstream
-from .upstream_errors import BadResponse, HeadTimeout, Unreachable
+from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
 
 log = logging.getLogger(__name__)
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 
 PATIENCE_S = 0.8  # a start that is ready within this is answered with the app's own page, not with a waiting page
 LOSS_S = 2.0  # how long after a failed dial the orchestrator may take to know why
@@ -136,12 +136,14 @@ class Gateway:
             return self.pages.waiting(card, route, target=target)
         except HeadTimeout:
             return self._slow(card, wants_page)
-        except BadResponse as error:
+        except (BadResponse, Ended) as error:
             log.info("bad response of a sandbox: %s", error, extra={"app": name})
             route = await self._loss(visitor.user, name, route)
             if route is not None and route.state is State.ENDED:
                 return self.pages.ended(card, route, target=target) if wants_page else problem_of_route(name, route)
             return self._broken(card, wants_page)
+        except UpstreamError as error:  # too many requests at once, or an upload that stopped: a program's business
+            return problem(error.status, error.reason, f"{card.title} could not take this request.")
         except OrchestratorError as error:
             return self.refusal(error, card, target, wants_page, dev=self._dev(edge))
 
@@ -153,7 +155,7 @@ class Gateway:
         if is_activity(scope, navigation):
             meter.touch()
         try:
-            await self._upstream(route, card).http(scope, receive, send, forward)
+            await self._upstream(route, card).http(scope, receive, send, forward, on_upload=meter.touch)
         except Unreachable as error:
             log.debug("sandbox not reached: %s", error, extra={"sandbox": route.sandbox})
             return False
@@ -232,7 +234,7 @@ class Gateway:
                 await relay.run(scope, receive, send)
         except Unreachable:
             return problem_of_route(card.name, await self._loss(user, card.name, route))
-        except (HeadTimeout, BadResponse):
+        except UpstreamError:
             return problem(502, "bad-response", "The app did not accept the connection.")
         except OrchestratorError as error:
             return problem_of_error(error)

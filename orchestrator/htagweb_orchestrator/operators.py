@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 class Operators:
-    """Reads the control plane and ends sandboxes through it. A row is a JSON object; docs/operators.md has its fields."""
+    """Reads the control plane and ends sandboxes through it. A row is a JSON object, described in docs/operators.md."""
 
     def __init__(
         self,
