@@ -1,6 +1,6 @@
 """A list of things to do: add, tick off, remove (htag 2)."""
 
-from htag import State, Tag, prevent
+from htag import Tag, prevent
 
 STYLE = """
 :root { color-scheme: light dark; --ground: light-dark(#f3f6f5, #151a18); --card: light-dark(#fff, #1f2624);
@@ -32,47 +32,56 @@ li button { border-color: transparent; background: none; color: var(--dim) }
 MOST = 100  # a list longer than this is no help to anybody
 
 
+class Thing(Tag.li):
+    def init(self, text, changed):
+        self.done = False
+        self.changed = changed
+        self += Tag.label([Tag.input(_type="checkbox", _onchange=self.tick), Tag.span(text)])
+        self += Tag.button("×", _onclick=self.forget, _aria_label=f"remove {text}")
+
+    def tick(self, event):
+        self.done = bool(event.checked)
+        self["class"] = "done" if self.done else ""
+        self.changed()
+
+    def forget(self, event):
+        self.remove()
+        self.changed()
+
+
 class App(Tag.App):
     statics = [Tag.title("To do"), Tag.style(STYLE)]
 
     def init(self):
-        self.things = State([{"text": "Open this app in a second browser", "done": False}])
         self.entry = Tag.input(
             _name="thing", _placeholder="What else?", _aria_label="What else?", _maxlength=120, _autocomplete="off"
         )
+        self.things = Tag.ul(Thing("Open this app in a second browser", self.count))
+        self.left = Tag.span()
+        self.clear_button = Tag.button("Clear the done", _onclick=self.clear_done)
         self += Tag.h1("To do")
         self += Tag.p("A list of your own, kept as long as your sandbox runs.")
         self += Tag.form([self.entry, Tag.button("Add", _class="main")], _onsubmit=self.add_thing)
-        self += Tag.ul(lambda: [self.line(thing) for thing in self.things.value])
-        self += Tag.div([Tag.span(self.count_left), self.clear_button], _class="foot")
-
-    def line(self, thing):
-        tick = Tag.input(_type="checkbox", _checked=thing["done"], _onchange=lambda event: self.tick(thing))
-        remove = Tag.button("×", _onclick=lambda event: self.forget(thing), _aria_label=f"remove {thing['text']}")
-        return Tag.li([Tag.label([tick, Tag.span(thing["text"])]), remove], _class="done" if thing["done"] else None)
-
-    def count_left(self):
-        left = sum(not thing["done"] for thing in self.things.value)
-        return "Nothing left to do" if not left else f"{left} thing{'s' if left > 1 else ''} left"
-
-    def clear_button(self):
-        if any(thing["done"] for thing in self.things.value):
-            return Tag.button("Clear the done", _onclick=self.clear_done)
+        self += self.things
+        self += Tag.div([self.left, self.clear_button], _class="foot")
+        self.count()
 
     @prevent
     def add_thing(self, event):
         text = str(event.value.get("thing", "")).strip()[:120]
-        if text and len(self.things) < MOST:
-            self.things.append({"text": text, "done": False})
+        if text and len(self.things.childs) < MOST:
+            self.things += Thing(text, self.count)
+            self.count()
         self.entry["value"] = ""
         self.call_js(f"document.getElementById('{self.entry.id}').focus()")
 
-    def tick(self, thing):
-        thing["done"] = not thing["done"]
-        self.things.notify()
-
-    def forget(self, thing):
-        self.things.value = [other for other in self.things.value if other is not thing]
-
     def clear_done(self, event):
-        self.things.value = [thing for thing in self.things.value if not thing["done"]]
+        for thing in list(self.things.childs):
+            if thing.done:
+                thing.remove()
+        self.count()
+
+    def count(self):
+        left = sum(not thing.done for thing in self.things.childs)
+        self.left.text = f"{left} thing{'' if left == 1 else 's'} left" if left else "Nothing left to do"
+        self.clear_button["hidden"] = left == len(self.things.childs)

@@ -1,6 +1,7 @@
-"""The site directories of a sandbox, built on the host from the image's own locks: `.run/site`, `site-gen1`, `site-gen2`.
+"""The site directories of a sandbox, built on the host from the image's own locks.
 
-The layout is the image's /opt/htagweb. Built once; a changed lock or another Python builds them anew.
+`.run/site`, `.run/site-gen1`, `.run/site-gen2`: the layout is the image's /opt/htagweb. Built once; a changed lock or
+another Python builds them anew.
 """
 
 from __future__ import annotations
