@@ -1,0 +1,134 @@
+"""A sandbox's answer while it comes in: bytes to a checked head and the pieces of a body. No I/O.
+
+The sandbox is hostile by assumption. What two parsers could read differently is refused, and everything is bounded.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from .headers import RawHeaders
+from .upstream_errors import BadResponse
+
+HEAD_BYTES = 64 * 1024  # of a head with the interim (1xx) answers before it; also of trailers or one chunk's extensions
+INTERIM_ANSWERS = 16
+
+
+class Answer:
+    """Feed it until it is `complete`. `keep`: the connection may serve another request after this one."""
+
+    __slots__ = (
+        "_head_bytes",
+        "_interim",
+        "_no_body",
+        "_parser",
+        "_pieces",
+        "_progress",
+        "_silent",
+        "_until_eof",
+        "complete",
+        "head_done",
+        "headers",
+        "heard",
+        "keep",
+        "status",
+        "waiting",
+    )
+
+    def __init__(self, *, no_body: bool) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._no_body = no_body  # whatever the head says: an answer to HEAD
+        self._until_eof = self._progress = False
+        self._head_bytes = self._interim = self._silent = 0
+        self._pieces: list[bytes] = []
+        self.status = 0
+        self.headers: RawHeaders = []  # names in lower case
+        self.heard = self.head_done = self.complete = self.keep = False
+        self.waiting = 0  # bytes of body that nobody took yet
+
+    def feed(self, data: bytes) -> None:
+        """Raises BadResponse where this is no answer that may be passed on. What follows a complete one is dropped."""
+        self.heard = True
+        self._progress = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.keep = False
+            if not self.complete:
+                cause = error.__context__
+                raise cause if isinstance(cause, BadResponse) else BadResponse(str(error)) from error
+        # The parser keeps a field's bytes to itself until the field ends, so they are counted as they come in.
+        self._silent = 0 if self._progress else self._silent + len(data)
+        if self._silent > HEAD_BYTES and not self.complete:
+            raise BadResponse("too long a head or trailer")
+
+    def end(self) -> None:
+        """The sandbox closed the connection in an orderly way: some answers end by that."""
+        self.keep = False
+        if self._until_eof:
+            self.complete = True
+
+    def take(self) -> bytes:
+        """The body that has come since the last call."""
+        pieces, self._pieces = self._pieces, []
+        self.waiting = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    # What httptools calls. An exception in here comes out of feed_data as its error's __context__.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise BadResponse("more than one answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head_done:
+            return  # a trailer
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > HEAD_BYTES:
+            raise BadResponse("too long a head")
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self._interim += 1
+            if self._interim > INTERIM_ANSWERS:
+                raise BadResponse("too many interim answers")
+            self.headers = []
+            return
+        if not 200 <= status <= 599:
+            raise BadResponse(f"status {status}")
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise BadResponse(f"HTTP version {version}")
+        measured = self._measured(version)
+        self.status = status
+        self.head_done = self._progress = True
+        self.keep = version == "1.1" and self._parser.should_keep_alive()
+        if self._no_body:
+            self.complete = True
+            self.keep = False  # this parser can't be told that no body follows, so it can't tell what does
+        elif status in (204, 304):
+            self.complete = True
+        else:
+            self._until_eof = not measured
+
+    def on_body(self, body: bytes) -> None:
+        if self.complete:
+            raise BadResponse("a body where none belongs")
+        self._progress = True
+        self._pieces.append(body)
+        self.waiting += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.head_done:
+            self.complete = True
+
+    def _measured(self, version: str) -> bool:
+        """Whether the head says where the body ends. The parser itself refuses two lengths, or one with an encoding."""
+        encodings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if encodings:
+            if version == "1.0" or len(encodings) > 1 or encodings[0].lower() != b"chunked":
+                raise BadResponse("Transfer-Encoding is not exactly chunked")
+            return True
+        return any(name == b"content-length" for name, _ in self.headers)

@@ -1,0 +1,171 @@
+"""Which headers travel between browser and sandbox, and what becomes of those that may not travel as they are.
+
+A sandbox is hostile by assumption: it must not learn the platform's cookie, nor believe a visitor who claims to be the
+proxy; and its answers must not set what belongs to the platform or to another app on the same host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+MAX_COOKIES = 20
+MAX_COOKIE_BYTES = 4096
+
+# RFC 9110 7.6.1, and what older software means by it.
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"}
+)
+# The body is framed anew, Expect is answered here, and credentials for the platform or a proxy are not the app's.
+_REQUEST_REMOVED = _HOP_BY_HOP | {
+    b"host", b"content-length", b"expect", b"forwarded", b"via", b"x-real-ip", b"authorization",
+}  # fmt: skip
+_HANDSHAKE_REMOVED = frozenset(
+    {b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions", b"sec-websocket-protocol"}
+)
+# What would outlive the sandbox in the browser or steer a proxy in front. Our server adds Date and Server itself.
+_RESPONSE_REMOVED = _HOP_BY_HOP | {
+    b"alt-svc", b"clear-site-data", b"date", b"nel", b"public-key-pins", b"public-key-pins-report-only", b"report-to",
+    b"reporting-endpoints", b"server", b"service-worker-allowed", b"strict-transport-security", b"via", b"x-sendfile",
+}  # fmt: skip
+_OURS = (b"x-forwarded-", b"x-htag", b"proxy-")
+_STEERING = (b"x-accel-", b"proxy-")
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ABSOLUTE = re.compile(rb"(?:(https?):)?//([^/?#\\]*)([^\s]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """Where one request goes and what its sandbox is told about the visitor."""
+
+    prefix: str  # "/counter"; "" for an app served at the root
+    target: bytes  # path after the prefix and "?query", as sent: b"/x?a=b"
+    host: bytes  # as the visitor's browser sent it
+    scheme: str  # "http" or "https", as the visitor sees it
+    client: str  # the visitor's IP address
+    forwarded_for: str = ""  # the whole chain, where trusted proxies stand in front; else `client` alone
+    cookie_names: frozenset[bytes] = frozenset()  # the platform's own; they stay here
+
+
+def request_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) -> RawHeaders:
+    """The headers for the sandbox; names in `headers` are lower case (ASGI). Framing of the body is the caller's."""
+    headers = list(headers)
+    named = _named_by_connection(headers)
+    out: RawHeaders = [(b"host", forward.host)]
+    for name, value in headers:
+        if name in named or name in _REQUEST_REMOVED or name.startswith(_OURS):
+            continue
+        # Python's CGI tradition reads x_forwarded_for and x-forwarded-for as one name.
+        if b"_" in name and ((plain := name.replace(b"_", b"-")) in _REQUEST_REMOVED or plain.startswith(_OURS)):
+            continue
+        if name == b"cookie":
+            value = _without_cookies(value, forward.cookie_names)
+            if not value:
+                continue
+        out.append((name, value))
+    chain = forward.forwarded_for or forward.client
+    if chain:
+        out.append((b"x-forwarded-for", chain.encode("latin-1")))
+    out.append((b"x-forwarded-proto", forward.scheme.encode("latin-1")))
+    out.append((b"x-forwarded-host", forward.host))
+    if forward.prefix:
+        out.append((b"x-forwarded-prefix", forward.prefix.encode("latin-1")))
+    return out
+
+
+def handshake_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) -> RawHeaders:
+    """Like `request_headers`, without what a WebSocket client adds itself."""
+    return [pair for pair in request_headers(headers, forward) if pair[0] not in _HANDSHAKE_REMOVED]
+
+
+def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *, status: int = 200) -> RawHeaders:
+    """The headers for the browser; names in `headers` are lower case."""
+    headers = list(headers)
+    named = _named_by_connection(headers)
+    out: RawHeaders = []
+    cookies = 0
+    for name, value in headers:
+        if name in named or name in _RESPONSE_REMOVED or name.startswith(_STEERING):
+            continue
+        if name == b"set-cookie":
+            confined = confine_cookie(value, forward)
+            if confined is None or cookies == MAX_COOKIES:
+                continue
+            cookies += 1
+            value = confined
+        elif name == b"location" or name == b"content-location":
+            value = relocate(value, forward)
+        elif name == b"content-length" and status in (204, 304):
+            continue  # without a body there is nothing to measure, and servers insist on the number being right
+        out.append((name, value))
+    return out
+
+
+def confine_cookie(value: bytes, forward: Forward) -> bytes | None:
+    """A sandbox's Set-Cookie, limited to its own path and this host; None if it may not be set at all."""
+    if len(value) > MAX_COOKIE_BYTES:
+        return None
+    pair, *attributes = value.split(b";")
+    name, equals, _ = pair.partition(b"=")
+    name = name.strip()
+    # Without a name, "=htagweb=x" would come back as htagweb=x.
+    if not equals or _TOKEN.fullmatch(name) is None:
+        return None
+    lower = name.lower()
+    if lower.startswith((b"__host-", b"__secure-")) or any(lower == ours.lower() for ours in forward.cookie_names):
+        return None
+    base = forward.prefix.encode("latin-1") + b"/"
+    path = base
+    kept = [pair.strip()]
+    for attribute in attributes:
+        key, _, setting = attribute.partition(b"=")
+        match key.strip().lower():
+            case b"path":
+                path = setting.strip() if setting.strip().startswith(base) else base
+            case b"domain" | b"":
+                pass
+            case _:
+                kept.append(attribute.strip())
+    kept.append(b"Path=" + path)
+    return b"; ".join(kept)
+
+
+def relocate(location: bytes, forward: Forward) -> bytes:
+    """A redirect to the app itself, put under its prefix: the app doesn't see the prefix, so it leaves it out.
+
+    A URL of this host becomes a path: the app may not know that the visitor came by https.
+    """
+    prefix = forward.prefix.encode("latin-1")
+    if not prefix:
+        return location
+    own = _ABSOLUTE.fullmatch(location)
+    if own is not None:
+        if not _same_host(own[2], forward.host):
+            return location
+        location = own[3] if own[3].startswith(b"/") else b"/" + own[3]
+    elif not location.startswith(b"/"):
+        return location
+    if location == prefix or location.startswith((prefix + b"/", prefix + b"?", prefix + b"#")):
+        return location
+    return prefix + location
+
+
+def _named_by_connection(headers: RawHeaders) -> set[bytes]:
+    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+
+
+def _without_cookies(value: bytes, names: frozenset[bytes]) -> bytes:
+    pairs = [pair.strip() for pair in value.split(b";")]
+    return b"; ".join(pair for pair in pairs if pair and pair.partition(b"=")[0].strip() not in names)
+
+
+def _same_host(one: bytes, other: bytes) -> bool:
+    def plain(host: bytes) -> bytes:
+        host = host.lower()
+        return host.removesuffix(b":80").removesuffix(b":443")
+
+    return plain(one) == plain(other)

@@ -1,0 +1,212 @@
+"""uvicorn's HTTP protocol with the limits that it lacks: heads in size and time, ambiguous framing, stalled readers.
+
+Requests that are refused here never become a scope; `front.check` judges the others by what a scope shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
+
+HEAD_S = 10.0  # from the connection, or from the first byte of a later request
+REST_S = 10.0  # for the rest of a body that nobody waits for any more
+STALLED_S = 60  # for a visitor to take any byte of what was sent, or to show any sign of life
+PIPELINED = 16
+
+
+class Refused(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+class FrontProtocol(HttpToolsProtocol):
+    """`uvicorn.Config(http=FrontProtocol)`. Adds `scope["htagweb.abort"]`: breaks the connection off, without a log."""
+
+    head_s = HEAD_S
+    rest_s = REST_S
+    stalled_s = STALLED_S
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._head_open = True  # between requests, too
+        self._body_open = False
+        self._fed = 0  # bytes since the last head ended, if none has ended since
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _watch_for_stalls(transport, self.stalled_s)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timers()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._fed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self._stop_timers()
+                self.handle_websocket_upgrade()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.refusal if isinstance(cause, Refused) else Refusal(400, "this is no HTTP request"))
+        else:
+            if self._head_open:
+                # The parser keeps a field's bytes to itself until the field ends, so they are counted as they come in.
+                if self._fed > HEAD_BYTES:
+                    self._refuse(Refusal(431, "too long a head"))
+                elif self._fed and self._head_timer is None:
+                    self._await_head()
+
+    # What httptools calls. An exception in here comes out of feed_data as its error's __context__.
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self.scope["htagweb.abort"] = self.abort  # type: ignore[typeddict-unknown-key]
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_open:
+            return  # a trailer: it would be appended to the headers that the application has already seen
+        self._count(len(name) + len(value) + 4)
+        if len(self.headers) >= HEAD_FIELDS:
+            raise Refused(Refusal(431, "too many header fields"))
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        upgrade = self.parser.should_upgrade()
+        websocket = upgrade and self._should_upgrade()
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise Refused(Refusal(400, "only HTTP/1.1 is spoken here"))
+        if not self.url.startswith(b"/") or b"#" in self.url:
+            raise Refused(Refusal(400, "the target must be a path on this host"))
+        refusal = check_framing(version, self.headers, websocket=upgrade) or check_host(self.headers)
+        if refusal is not None:
+            raise Refused(refusal)
+        if len(self.pipeline) >= PIPELINED:
+            raise Refused(Refusal(400, "too many requests at once"))
+        self._head_open = False
+        self._body_open = True
+        self._stop_timers()
+        super().on_headers_complete()
+        if upgrade and not websocket:
+            # The upgrade is declined by answering as if it hadn't been asked for; the parser has stopped here.
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._head_open = True
+        self._body_open = False
+        self._fed = 0
+        super().on_message_complete()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+            self._await_request()
+
+    # What uvicorn calls
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._body_open and self.cycle.response_complete and not self.transport.is_closing():
+            # An answer came before the request was complete. To close at once would reset the connection under the
+            # answer, so the rest may still come for a while, and is dropped.
+            self._unset_keepalive_if_required()
+            self._rest_timer = self.loop.call_later(self.rest_s, self._give_up_rest)
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _await_request(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES:
+            raise Refused(Refusal(431, "too long a head"))
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_head()  # half a pipelined request waits behind an answer
+        else:
+            self.transport.close()
+
+    def _give_up_rest(self) -> None:
+        self._rest_timer = None
+        if self._body_open:
+            self.transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._stop_timers()
+        cycle = self.cycle
+        if self.pipeline or (cycle is not None and cycle.response_started and not cycle.response_complete):
+            self.transport.abort()  # in the middle of an answer there is no place for another one
+            return
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        body = refusal.message.encode("ascii") + b"\n"
+        self.transport.write(
+            b"HTTP/1.1 %d \r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (refusal.status, len(body), body)
+        )
+        self.transport.close()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._head_timer, self._rest_timer):
+            if timer is not None:
+                timer.cancel()
+        self._head_timer = self._rest_timer = None
+
+
+def _watch_for_stalls(transport: asyncio.Transport, seconds: int) -> None:
+    """Have the kernel end a connection whose visitor takes nothing, or has vanished without a word.
+
+    It sees what no timer up here does: the end of a connection that waits for its last bytes to be taken.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_USER_TIMEOUT", seconds * 1000),
+        ("TCP_KEEPIDLE", seconds),
+        ("TCP_KEEPINTVL", max(1, seconds // 4)),
+        ("TCP_KEEPCNT", 4),
+    ):
+        if hasattr(socket, option):  # not on every system
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
