@@ -38,7 +38,7 @@ LIMIT_KEYS = {
     "cpus": Key("cpus", cores(0.05, 1024), "cores that a sandbox may use; 0.5 is half of one"),
     "pids": Key("pids", count(16, 32768), "processes and threads of a sandbox"),
     "tmp_bytes": Key("tmp", size("1m", "64g"), "room in a sandbox's /tmp"),
-    "app_bytes": Key("app_size", size("64k", "1g"), "size of an app, all its files together"),
+    "app_bytes": Key("app_size", size("64k", "16m"), "size of an app, all its files together"),
 }
 
 # Field of AppSettings -> key, in [apps.<name>] only.

@@ -1,0 +1,87 @@
+"""The command's way to the orchestrator: HTTP over the operators' socket. It works with every gateway down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from htagweb_orchestrator.settings import Settings
+
+Row = dict[str, Any]
+TIMEOUT_S = 60.0  # an engine may take its time over ending many sandboxes
+
+
+class Refused(Exception):
+    """`str()` is a sentence for the operator; `status` is HTTP's, 0 if nobody answered."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Admin:
+    """Each call raises Refused."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://orchestrator", timeout=TIMEOUT_S
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Admin:
+        """By the folder's variable alone: a broken configuration must not keep anybody from looking."""
+        return cls(Path(environ.get("HTAGWEB_ADMIN_DIR") or Settings().admin_dir) / "admin.sock")
+
+    def sandboxes(self) -> list[Row]:
+        return self._rows(self._call("GET", "/v1/sandboxes"))
+
+    def sandbox(self, prefix: str) -> Row:
+        """One sandbox, running or ended lately. Status 404: none; 409: the prefix fits several."""
+        row = self._json(self._call("GET", f"/v1/sandboxes/{prefix}"))
+        return row if isinstance(row, dict) else {}
+
+    def logs(self, prefix: str) -> str:
+        return self._call("GET", f"/v1/logs/{prefix}").text
+
+    def reap(self, ids: Sequence[str]) -> list[Row]:
+        return self._rows(self._call("POST", "/v1/reap", {"ids": list(ids)}))
+
+    def apps(self) -> list[Row]:
+        return self._rows(self._call("GET", "/v1/apps"))
+
+    def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, json=body)
+        except httpx.TimeoutException as error:
+            raise Refused(f"The orchestrator did not answer within {TIMEOUT_S:g} seconds.") from error
+        except httpx.ConnectError as error:
+            raise Refused(
+                f"No orchestrator answers on {self._socket} ({str(error).partition('] ')[2] or error}); "
+                "in compose this is typed as: docker compose exec orchestrator htagweb …"
+            ) from error
+        except httpx.HTTPError as error:
+            raise Refused(f"The orchestrator broke off: {error}") from error
+        if answer.is_error:
+            raise Refused(self._title(answer), answer.status_code)
+        return answer
+
+    def _title(self, answer: httpx.Response) -> str:
+        try:
+            return str(answer.json()["title"])
+        except (ValueError, KeyError, TypeError):
+            return f"The orchestrator answered {answer.status_code}."
+
+    def _json(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise Refused("The orchestrator's answer is no JSON.") from error
+
+    def _rows(self, answer: httpx.Response) -> list[Row]:
+        rows = self._json(answer)
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

@@ -1,0 +1,71 @@
+"""Looks at a configuration and a folder of apps as the orchestrator would, without one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from htagweb_orchestrator.catalogue import Catalogue
+from htagweb_orchestrator.errors import OrchestratorError
+from htagweb_orchestrator.model import AppCard
+from htagweb_orchestrator.settings import ConfigError, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedApp:
+    name: str
+    title: str
+    generation: int  # 0 if that can't be said
+    entry: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    apps: tuple[CheckedApp, ...] = ()
+    problems: tuple[str, ...] = ()  # of the configuration and the folder
+    warnings: tuple[str, ...] = ()
+
+
+def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Checked:
+    """`path` is a folder of apps, or one app in such a folder; without it the configured folder is looked at.
+
+    The configuration is the environment's; with a `path`, the htagweb.toml that lies beside the folder counts too.
+    """
+    chosen = path.absolute() if path else None
+    only = None
+    if chosen and (chosen.suffix == ".py" or (chosen / "app.py").is_file()):
+        only, chosen = chosen.name.removesuffix(".py"), chosen.parent
+    if chosen and not environ.get("HTAGWEB_CONFIG") and (chosen.parent / "htagweb.toml").is_file():
+        environ = {**environ, "HTAGWEB_CONFIG": str(chosen.parent / "htagweb.toml")}
+    problems: tuple[str, ...] = ()
+    try:
+        settings = Settings.load(environ)
+    except ConfigError as error:
+        problems = error.problems
+        settings = Settings(apps_dir=Path(environ.get("HTAGWEB_APPS_DIR") or Settings().apps_dir))
+    folder = chosen or settings.apps_dir
+    if not folder.is_dir():
+        return Checked(problems=(*problems, f"There is no folder {folder}."))
+    logging.getLogger("htagweb_orchestrator").setLevel(logging.CRITICAL)  # what it would log is printed
+    with tempfile.TemporaryDirectory(prefix="htagweb-check-") as state:
+        catalogue = Catalogue(msgspec.structs.replace(settings, apps_dir=folder, state_dir=Path(state)))
+        catalogue.scan()
+    apps = tuple(_checked(catalogue, card) for card in catalogue.cards() if only in (None, card.name))
+    if only and not apps:
+        problems = (*problems, f"There is no app {only} in {folder}.")
+    return Checked(apps, problems, catalogue.warnings() if only is None else ())
+
+
+def _checked(catalogue: Catalogue, card: AppCard) -> CheckedApp:
+    try:
+        published = catalogue.get(card.name)
+    except OrchestratorError:
+        return CheckedApp(card.name, card.title, 0, "", card.problem)
+    return CheckedApp(card.name, card.title, card.generation, published.entry, card.problem)
