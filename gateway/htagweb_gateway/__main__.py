@@ -20,9 +20,7 @@ def create() -> Gateway:
     logs.configure()
     control = Path(os.environ.get("HTAGWEB_CTL_DIR", "/run/htagweb/ctl")) / "orch.sock"
     state = Path(os.environ.get("HTAGWEB_STATE_DIR", "/var/lib/htagweb"))
-    return Gateway(
-        orchestrator=OrchestratorClient(str(control)), identity=Identity(signing_key(state / "cookie.key"))
-    )
+    return Gateway(orchestrator=OrchestratorClient(str(control)), identity=Identity(signing_key(state / "cookie.key")))
 
 
 def main() -> int:

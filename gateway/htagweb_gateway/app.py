@@ -123,7 +123,7 @@ class Gateway:
             if not wants_page:
                 return problem_of_route(name, route)
             if route is not None and route.state is State.ENDED and route.ending is not Ending.VISITOR:
-                return self.pages.ended(card, route, target=target)
+                return self.pages.ended(card, route, target=target, dev=self._dev(edge))
             if route is None or route.state is State.ENDED:
                 route = await self.orchestrator.lease(
                     visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S
@@ -132,7 +132,7 @@ class Gateway:
             if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):
                 return None
             if route.state is State.ENDED:
-                return self.pages.ended(card, route, target=target)
+                return self.pages.ended(card, route, target=target, dev=self._dev(edge))
             return self.pages.waiting(card, route, target=target)
         except HeadTimeout:
             return self._slow(card, wants_page)
@@ -140,7 +140,9 @@ class Gateway:
             log.info("bad response of a sandbox: %s", error, extra={"app": name})
             route = await self._loss(visitor.user, name, route)
             if route is not None and route.state is State.ENDED:
-                return self.pages.ended(card, route, target=target) if wants_page else problem_of_route(name, route)
+                if wants_page:
+                    return self.pages.ended(card, route, target=target, dev=self._dev(edge))
+                return problem_of_route(name, route)
             return self._broken(card, wants_page)
         except UpstreamError as error:  # too many requests at once, or an upload that stopped: a program's business
             return problem(error.status, error.reason, f"{card.title} could not take this request.")

@@ -59,7 +59,7 @@ class Pages:
         return Response(body, 200, headers, media_type=media_type)
 
     def catalogue(self, entries: Sequence[tuple[AppCard, Route | None]], *, platform: Platform) -> Response:
-        """Every app and, where this visitor has one running, for how long yet. `platform.dev` shows problems in full."""
+        """Every app and, where this visitor has one running, for how long. `platform.dev` shows problems in full."""
         rows = []
         for card, route in entries:
             mine = route if route is not None and route.state is not State.ENDED else None
@@ -88,11 +88,12 @@ class Pages:
             present=_STEPS[now][1],
         )
 
-    def ended(self, card: AppCard, route: Route | None, *, target: str) -> Response:
-        """What happened, what is lost and kept, and one button. None: nothing is known but that it isn't running."""
+    def ended(self, card: AppCard, route: Route | None, *, target: str, dev: bool = False) -> Response:
+        """What happened, what is lost and kept, and one button. None: nothing is known but that it isn't running. With
+        `dev` the route's traceback is shown, where there is one."""
         headers = {"X-Htagweb": "none" if route is None else "ended"}
         start = start_url(card.name, target)
-        return self._page("ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start)
+        return self._page("ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start, dev=dev)
 
     def limit(self, error: OrchestratorError, card: AppCard, *, longest_idle: AppCard | None, target: str) -> Response:
         """As many apps as one visitor may have; one button ends the one that was idle longest and opens `card`."""
@@ -110,7 +111,7 @@ class Pages:
         )
 
     def refused(self, error: OrchestratorError, *, target: str, dev: bool = False) -> Response:
-        """Any other no of the orchestrator. With `dev` the facts `detail` and `traceback` are shown, where there are."""
+        """Any other no of the orchestrator. `dev` shows its facts `detail` and `traceback`, where there are."""
         headers = {"X-Htagweb": error.reason}
         retry_s = RETRY_AFTER_S.get(error.reason)
         if retry_s is not None:

@@ -232,10 +232,13 @@ class ControlPlane:
             log.warning("sandbox failed", extra={**facts, "reason": error.reason, "why": why})
             if not isinstance(error, (StartFailed, StartTimeout)):
                 self._output.add(sandbox.id, f"{error}\n")
-            self._end(sandbox, Ending.FAILED, self._failure(sandbox, error), polite=False)
-        except Exception as error:
+            if self._settings.dev:
+                sandbox.traceback = (self._output.read(sandbox.id) or "")[-8000:]
+            # "could not be started" is what the page says anyway; a timeout or the engine's refusal says more.
+            self._end(sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False)
+        except Exception:
             log.exception("sandbox failed", extra=facts)
-            self._end(sandbox, Ending.FAILED, str(error) if self._settings.dev else "", polite=False)
+            self._end(sandbox, Ending.FAILED, polite=False)
         else:
             if sandbox.ending is None:
                 sandbox.state = State.READY
@@ -243,12 +246,6 @@ class ControlPlane:
                 self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
                 self._step(sandbox, Step.READY)
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
-
-    def _failure(self, sandbox: Sandbox, error: OrchestratorError) -> str:
-        """What the visitor is told beside the error id: the traceback in dev mode, else a sentence without secrets."""
-        if self._settings.dev:
-            return (self._output.read(sandbox.id) or str(error))[-8000:]
-        return "" if isinstance(error, StartFailed) else str(error)
 
     def _step(self, sandbox: Sandbox, step: Step) -> None:
         sandbox.step = step

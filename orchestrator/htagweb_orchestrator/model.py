@@ -87,6 +87,7 @@ class Route(Struct, frozen=True):
     ending: Ending | None = None  # when ENDED
     detail: str = ""  # for people: "exit code 137", "idle for 15 minutes"
     error_id: str = ""  # `htagweb logs ERROR_ID` shows what the app said
+    traceback: str = ""  # what it said last, in dev mode only
     left_s: float | None = None  # until the reaper ends it, if nobody does anything
     left_why: Ending | None = None  # IDLE or LIFETIME
     idle_timeout_s: float = 900.0

@@ -71,6 +71,7 @@ class Sandbox:
     exit_reason: str = ""  # the app said that it ends itself
     ending: Ending | None = None
     detail: str = ""
+    traceback: str = ""  # for its visitor, in dev mode only
     written_s: float = 0.0  # when lease.json was last written
 
     @property
@@ -98,6 +99,7 @@ class Sandbox:
             ending=self.ending,
             detail=self.detail,
             error_id=self.error_id if self.ending is not None else "",
+            traceback=self.traceback,
             left_s=left_s,
             left_why=left_why,
             idle_timeout_s=self.lease.limits.idle_timeout_s,

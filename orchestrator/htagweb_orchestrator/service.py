@@ -240,4 +240,3 @@ def server(app: Starlette, *, allowed_uids: set[int]) -> uvicorn.Server:
         date_header=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
     return uvicorn.Server(config)
-

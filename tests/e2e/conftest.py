@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.e2e.no_websockets import NoWebSockets
+from tests.e2e.stack import Stack
+
+Visitor = Callable[[], Page]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("e2e")
+    stack = Stack(folder, port=free_port())
+    stack.publish()
+    try:
+        stack.up()
+        yield stack
+    finally:
+        print(stack.logs("orchestrator")[-4000:], stack.logs("gateway")[-4000:])
+        stack.down()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visitor(browser: Browser, stack: Stack) -> Iterator[Visitor]:
+    """A function that makes a new visitor: a page in a browser profile of its own, which knows no cookie yet."""
+    contexts = []
+
+    def arrive() -> Page:
+        context = browser.new_context(base_url=stack.url)
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        return context.new_page()
+
+    yield arrive
+    for context in contexts:
+        context.close()
+    stack.htagweb("reap", "--all", "--yes", check=False)
+
+
+@pytest.fixture
+def shots() -> Path:
+    """Where a test leaves pictures to look at; not committed."""
+    folder = Path(__file__).parents[2] / ".run" / "shots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def no_websockets(stack: Stack) -> Iterator[str]:
+    """The address of the stack behind a proxy that lets no WebSocket pass."""
+    proxy = NoWebSockets(stack.port)
+    yield f"http://localhost:{proxy.port}"
+    proxy.close()

@@ -1,0 +1,151 @@
+"""The whole platform as `docker compose up` makes it, and what an operator can do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from testcontainers.compose import DockerCompose
+
+T = TypeVar("T")
+REPOSITORY = Path(__file__).parents[2]
+PROJECT = "htagweb-e2e"
+DEADLINE_S = 20.0
+
+CONFIG = """
+[apps.brief]
+title = "Brief"
+idle_timeout = "3s"
+
+[apps.hungry]
+memory = "64m"
+"""
+
+
+def until(condition: Callable[[], T], *, within_s: float = DEADLINE_S, what: str = "") -> T:
+    """Wait for a truthy answer and return it; the last one is in the failure."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s: {what or condition}: {answer!r}")
+        time.sleep(0.05)
+
+
+class Stack:
+    """A compose project of its own beside whatever else runs: other names, another port, its own volumes.
+
+    `folder` gets the apps and the configuration that this run publishes.
+    """
+
+    def __init__(self, folder: Path, *, project: str = PROJECT, port: int, environment: dict[str, str] | None = None):
+        self.folder = folder
+        self.project = project
+        self.port = port
+        self.url = f"http://localhost:{port}"
+        self._environment = {
+            "COMPOSE_PROJECT_NAME": project,
+            "HTAGWEB_PORT": str(port),
+            "E2E_FOLDER": str(folder),
+            **(environment or {}),
+        }
+        os.environ.update(self._environment)  # testcontainers hands the environment of this process on
+        self.compose = DockerCompose(
+            context=str(REPOSITORY),
+            compose_file_name=["compose.yaml", "tests/e2e/compose.override.yaml"],
+            build=True,
+            wait=True,
+        )
+
+    def publish(self) -> None:
+        """The examples, the broken apps, and a counter that is put away after three seconds."""
+        apps = self.folder / "apps"
+        apps.mkdir(parents=True)
+        for source in (*(REPOSITORY / "apps").glob("*.py"), *(REPOSITORY / "tests/apps").glob("*.py")):
+            shutil.copy(source, apps / source.name)
+        shutil.copy(REPOSITORY / "apps/counter.py", apps / "brief.py")
+        (self.folder / "htagweb.toml").write_text(CONFIG)
+
+    def up(self) -> None:
+        self.compose.start()
+        until(lambda: self.get("/-/readyz")[0] == 200, within_s=60, what="the gateway is ready")
+
+    def down(self) -> None:
+        """Everything away, sandboxes first."""
+        self.htagweb("reap", "--all", "--yes", check=False)
+        self.compose.stop(down=True)
+        for container in self.containers():
+            docker("rm", "-f", container["ID"])
+
+    # -- as a visitor's program ----------------------------------------------------------------------------------
+
+    def get(
+        self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> tuple[int, dict[str, str], str]:
+        """(status, headers, body) of one request without redirects; status 0 if nobody answers."""
+        request = urllib.request.Request(self.url + path, data=body, method=method, headers=headers or {})
+        try:
+            with urllib.request.build_opener(NoRedirect).open(request, timeout=30) as answer:
+                return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read().decode()
+        except OSError:
+            return 0, {}, ""
+
+    # -- as an operator ------------------------------------------------------------------------------------------
+
+    def htagweb(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command, as `docker compose exec orchestrator htagweb …`."""
+        return self.docker_compose("exec", "-T", "orchestrator", "htagweb", *words, check=check)
+
+    def list(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.htagweb("list", "--json").stdout)
+        return found
+
+    def docker_compose(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        files = [word for name in self.compose.compose_file_name or [] for word in ("-f", str(name))]
+        done = subprocess.run(
+            ["docker", "compose", *files, *words],
+            cwd=REPOSITORY,
+            env={**os.environ, **self._environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def containers(self) -> list[dict[str, str]]:
+        """The sandboxes as `docker ps --all` has them."""
+        lines = docker("ps", "--all", "--filter", f"label=htagweb.instance={self.project}", "--format", "{{json .}}")
+        return [json.loads(line) for line in lines.splitlines()]
+
+    def kill(self, service: str) -> None:
+        """kill -9 of the service's first process; `docker kill` would switch its restart policy off."""
+        container = self.docker_compose("ps", "-q", service).stdout.strip()
+        os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+
+    def logs(self, service: str) -> str:
+        return self.docker_compose("logs", "--no-log-prefix", service).stdout
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
+        return None
+
+
+def docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
