@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from .answer import Answer
 from .headers import RawHeaders
@@ -36,9 +37,8 @@ class Connection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=BUFFERED_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no child of it
+        self._transport.set_write_buffer_limits(high=BUFFERED_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:  # nobody asked
