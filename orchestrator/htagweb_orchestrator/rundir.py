@@ -218,9 +218,10 @@ def _read_tail(sockets: int) -> str:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):  # none, a link, a socket
             return ""
         raise
-    with open(log, "rb") as file:
+    try:
         found = os.fstat(log)
         if not stat.S_ISREG(found.st_mode):
             return ""
-        file.seek(max(0, found.st_size - BOOT_LOG_BYTES))
-        return file.read(BOOT_LOG_BYTES).decode(errors="replace")
+        return os.pread(log, BOOT_LOG_BYTES, max(0, found.st_size - BOOT_LOG_BYTES)).decode(errors="replace")
+    finally:
+        os.close(log)

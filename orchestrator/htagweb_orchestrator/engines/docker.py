@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import docker
 
@@ -164,7 +165,7 @@ class DockerEngine:
 
     async def _resolve(self, name: str) -> Image:
         try:
-            found: Options = await self._calls.run(lambda client: cast(Any, client).inspect_image(name))
+            found: Options = await self._calls.run(lambda client: client.inspect_image(name))  # type: ignore[no-untyped-call]
         except docker.errors.NotFound as error:
             raise ImageNotFound(
                 f"the engine has no image {name!r}: build it with `docker compose build sandbox-image`", image=name
@@ -181,18 +182,16 @@ class DockerEngine:
                 image = self._images[spec.image] = await self._resolve(spec.image)
             options = self.create_options(spec, image)
             try:
-                created: Options = await self._calls.run(
-                    lambda client, asked=options: client.create_container_from_config(  # type: ignore[misc]
-                        asked, container_name(spec.sandbox_id)
-                    ),
-                    undo=lambda client: _remove(client, spec.sandbox_id),
+                container = await self._calls.run(
+                    functools.partial(create_container, options=options, name=container_name(spec.sandbox_id)),
+                    undo=functools.partial(_remove, sandbox_id=spec.sandbox_id),
                 )
             except docker.errors.NotFound:
                 del self._images[spec.image]
             except docker.errors.APIError as error:
                 raise unavailable(self._base_url, error) from error
             else:
-                return options, str(created["Id"])
+                return options, container
         raise ImageNotFound(f"the image {spec.image!r} went away while a sandbox of it was made", image=spec.image)
 
     def create_options(self, spec: SandboxSpec, image: Image) -> Options:
@@ -210,6 +209,12 @@ class DockerEngine:
             log.warning(
                 "could not remove a sandbox that did not start", extra={"sandbox": sandbox_id, "error": str(error)}
             )
+
+
+def create_container(client: Client, options: Options, name: str) -> str:
+    """Return the new container's id."""
+    created: Options = client.create_container_from_config(options, name)  # type: ignore[no-untyped-call]
+    return str(created["Id"])
 
 
 def _api(version: Options) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,17 @@ DRIVER_ERRORS = (docker.errors.DockerException, requests.RequestException, urlli
 
 def connect(base_url: str, timeout_s: float) -> Client:
     """A client that speaks the engine's own API version. It asks the engine for that, so this blocks."""
+    _knock(base_url, timeout_s)
     return docker.APIClient(base_url=base_url, version="auto", timeout=math.ceil(timeout_s))
+
+
+def _knock(base_url: str, timeout_s: float) -> None:
+    """Where nobody listens, the driver would leave its socket to the garbage collector."""
+    scheme, _, path = base_url.partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as knock:
+            knock.settimeout(timeout_s)
+            knock.connect(path)
 
 
 def unavailable(base_url: str, error: Exception) -> EngineUnavailable:
