@@ -1,0 +1,216 @@
+"""Configuration: what is read from file and environment, and what an operator is told when it is wrong."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from htagweb_orchestrator.configuration import key_lines
+from htagweb_orchestrator.keys import APP_KEYS, DEFAULTS_IN_WORDS, KEYS, LIMIT_KEYS, PLUMBING
+from htagweb_orchestrator.quantities import duration_s, show_duration, show_size, size_bytes
+from htagweb_orchestrator.settings import AppLimits, AppSettings, ConfigError, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(folder: Path, toml: str = "", **environ: str) -> Settings:
+    file = folder / "htagweb.toml"
+    file.write_text(toml)
+    return Settings.load({"HTAGWEB_CONFIG": str(file), **environ})
+
+
+def problems(folder: Path, toml: str = "", **environ: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, toml, **environ)
+    return caught.value.problems
+
+
+def test_without_a_file_and_variables_all_is_default() -> None:
+    assert Settings.load({}) == Settings()
+
+
+def test_the_file_sets_values(tmp_path: Path) -> None:
+    settings = load(tmp_path, 'idle_timeout = "90s"\nmemory = "1g"\ncpus = 0.5\ntrusted_proxies = ["10.0.0.0/8"]\n')
+    assert (settings.idle_timeout_s, settings.memory_bytes, settings.cpus) == (90.0, 1024**3, 0.5)
+    assert settings.trusted_proxies == ("10.0.0.0/8",)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path, 'memory = "1g"\npids = 100', HTAGWEB_MEMORY="512m", HTAGWEB_TRUSTED_PROXIES="::1, 10.0.0.1"
+    )
+    assert (settings.memory_bytes, settings.pids) == (512 * 1024**2, 100)
+    assert settings.trusted_proxies == ("::1", "10.0.0.1")
+
+
+def test_an_empty_variable_counts_as_absent(tmp_path: Path) -> None:
+    assert load(tmp_path, 'memory = "1g"', HTAGWEB_MEMORY="").memory_bytes == 1024**3
+
+
+def test_plain_numbers_are_seconds_and_bytes(tmp_path: Path) -> None:
+    settings = load(tmp_path, "idle_timeout = 3\nmemory = 67108864")
+    assert (settings.idle_timeout_s, settings.memory_bytes) == (3.0, 64 * 1024**2)
+
+
+def test_an_app_has_its_own_limits_over_the_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path, 'pids = 99\n[apps.counter]\ntitle = "Counting"\nmemory = "512m"', HTAGWEB_CPUS="2")
+    assert settings.limits("counter") == AppLimits(pids=99, cpus=2.0, memory_bytes=512 * 1024**2)
+    assert settings.limits("other") == AppLimits(pids=99, cpus=2.0)
+    assert (settings.app("counter").title, settings.app("other")) == ("Counting", AppSettings())
+
+
+def test_every_problem_is_told_with_line_key_and_expectation(tmp_path: Path) -> None:
+    toml = 'memory = "lots"\n\nidel_timeout = "3s"\n[apps.counter]\npids = 3\n  memory = true\n'
+    assert problems(tmp_path, toml, HTAGWEB_CPUS="x") == (
+        'HTAGWEB_CPUS: expected a number such as 1 or 0.5, got "x"',
+        'htagweb.toml:1: memory: expected a size such as 256m, 64k, 1g, got "lots"',
+        "htagweb.toml:3: idel_timeout: unknown key; did you mean idle_timeout?",
+        "htagweb.toml:5: apps.counter.pids: expected at least 16, got 3",
+        "htagweb.toml:6: apps.counter.memory: expected a size such as 256m, 64k, 1g, got true",
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ('memory = "31m"', "1: memory: expected at least 32m"),
+        ("memory = nan", "1: memory: expected at least 32m"),
+        ("memory = inf", "1: memory: expected at most 1024g"),
+        ('idle_timeout = "0s"', "1: idle_timeout: expected at least 1s"),
+        ('idle_timeout = "-5m"', "1: idle_timeout: expected a duration"),
+        ('idle_timeout = "5 minutes"', "1: idle_timeout: expected a duration"),
+        ("pids = 64.5", "1: pids: expected a whole number"),
+        ("max_per_user = 0", "1: max_per_user: expected at least 1"),
+        ('app_size = "17m"', "1: app_size: expected at most 16m"),
+        ('dev = "maybe"', "1: dev: expected true or false"),
+        ('public_url = "apps.example.org"', "1: public_url: expected an address such as https://apps.example.org"),
+        ('public_url = "https://example.org/x"', "1: public_url: expected an address"),
+        ('public_url = "https://u:p@example.org"', "1: public_url: expected an address"),
+        ('public_url = "https://[::1"', "1: public_url: expected an address"),
+        ('trusted_proxies = ["nginx"]', "1: trusted_proxies: expected a list of addresses"),
+        ('trusted_proxies = ["10.0.0.1/8"]', "1: trusted_proxies: expected a list of addresses"),
+        ('home = "Counter"', "1: home: expected the name of an app"),
+        ('runtime = "run c"', "1: runtime: expected a name"),
+        ('title = "x"', "1: title: belongs to one app: into a table [apps.<name>]"),
+        ('apps_dir = "/x"', "1: apps_dir: is for the environment only: HTAGWEB_APPS_DIR"),
+        ("apps = 3", "1: apps: expected tables such as [apps.counter]"),
+        ("[apps]\ncounter = 3", "2: apps.counter: expected a table [apps.counter]"),
+        ("[apps.Foo_Bar]", "1: apps.Foo_Bar: expected an app's name"),
+        ('[apps.a]\naccess = "staff"', '2: apps.a.access: expected "public"'),
+        ('[apps.a]\nentry = "no class"', "2: apps.a.entry: expected a class such as App"),
+        ('[apps.a]\ntitle = "two\\nlines"', "2: apps.a.title: expected a text on one line"),
+        ("[apps.a]\nmax_per_user = 3", "2: apps.a.max_per_user: holds for all apps: it can't be set for one"),
+        ("[apps.a]\nmemroy = 3", "2: apps.a.memroy: unknown key; did you mean memory?"),
+        ('a = 1\nmemory = "256m', "2: not TOML: "),
+        ("memory = 1\nmemory = 2", "2: not TOML: Cannot overwrite a value"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, toml: str, told: str) -> None:
+    found = problems(tmp_path, toml)
+    assert any(problem.startswith(f"htagweb.toml:{told}") for problem in found), found
+
+
+def test_an_unknown_variable_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, HTAGWEB_MEMROY="1g") == ("HTAGWEB_MEMROY: unknown name; did you mean HTAGWEB_MEMORY?",)
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
+        Settings.load({"HTAGWEB_CONFIG": str(tmp_path / "nowhere.toml")})
+
+
+def test_a_folder_in_place_of_the_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder; Docker makes one"):
+        Settings.load({"HTAGWEB_CONFIG": str(tmp_path)})
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b'home = "caf\xe9"')
+    with pytest.raises(ConfigError, match=r"latin\.toml: not UTF-8 \(byte 11\)"):
+        Settings.load({"HTAGWEB_CONFIG": str(tmp_path / "latin.toml")})
+
+
+@pytest.mark.parametrize(
+    ("published_on", "dev"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:8000", True),
+        ("[::1]:8000", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.0.2.7:80", False),
+        ("", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_development_comfort_is_for_loopback_only(tmp_path: Path, published_on: str, dev: bool) -> None:
+    assert load(tmp_path, HTAGWEB_PUBLISHED_ON=published_on).dev is dev
+
+
+def test_development_comfort_can_be_chosen(tmp_path: Path) -> None:
+    assert load(tmp_path, "dev = false", HTAGWEB_PUBLISHED_ON="127.0.0.1").dev is False
+    assert load(tmp_path, HTAGWEB_DEV="true", HTAGWEB_PUBLISHED_ON="0.0.0.0").dev is True
+
+
+def test_gvisor_gets_the_processes_that_it_needs_itself(tmp_path: Path) -> None:
+    assert load(tmp_path, 'runtime = "runsc"').limits("any").pids == 256
+    assert problems(tmp_path, 'runtime = "runsc"\npids = 100\n[apps.a]\npids = 99') == (
+        "htagweb.toml:2: pids: expected at least 256 with runtime runsc, got 100",
+        "htagweb.toml:4: apps.a.pids: expected at least 256 with runtime runsc, got 99",
+    )
+
+
+def test_lines_are_found_whatever_form_a_key_takes() -> None:
+    toml = '# one\na = 1\nb = [\n  1,\n]\n[apps]\nx.cpus = 2\n[apps."y"]\ntext = """\ncpus = 3\n"""\ncpus = 4\n'
+    toml += "z = { cpus = 5 }\n"
+    lines = key_lines(toml)
+    assert (lines["a",], lines["b",], lines["apps",]) == (2, 3, 6)
+    assert (lines["apps", "x", "cpus"], lines["apps", "y"], lines["apps", "y", "text"]) == (7, 8, 9)
+    assert (lines["apps", "y", "cpus"], lines["apps", "y", "z", "cpus"]) == (12, 13)
+
+
+@given(st.integers(0, 400 * 86400))
+def test_a_shown_duration_is_near_the_real_one(seconds: int) -> None:
+    shown = sum(duration_s(part) for part in show_duration(seconds).split())
+    assert shown <= seconds < shown + 3600
+
+
+@given(st.sampled_from([1, 1024, 1024**2, 1024**3]), st.integers(1, 1023))
+def test_a_whole_size_is_shown_as_it_is_written(unit: int, count: int) -> None:
+    assert size_bytes(show_size(unit * count)) == unit * count
+
+
+def test_each_field_has_a_name_for_operators_and_each_name_a_field() -> None:
+    assert {*KEYS, *PLUMBING, "apps"} == set(Settings.__struct_fields__)
+    assert {*LIMIT_KEYS, "runtime"} == set(AppLimits.__struct_fields__)
+    assert {*APP_KEYS, "overrides"} == set(AppSettings.__struct_fields__)
+
+
+def test_the_shipped_file_names_each_key_with_its_default(tmp_path: Path) -> None:
+    shipped = (ROOT / "htagweb.toml").read_text()
+    assert tomllib.loads(shipped) == {}
+    common, _, one_app = re.sub(r"(?m)^# (?=[a-z_]+ = |\[apps)", "", shipped).partition("[apps.")
+    assert load(tmp_path, common) == Settings()
+    assert list(tomllib.loads(common)) == [key.name for key in KEYS.values()]
+    assert set(load(tmp_path, f"[apps.{one_app}").apps) == {"counter"}
+    assert set(tomllib.loads(f"[{one_app}")["counter"]) >= set(APP_KEYS)
+
+
+def test_the_documentation_has_each_key_with_its_default() -> None:
+    rows = re.findall(r"(?m)^\| (.+) \|$", (ROOT / "docs" / "configuration.md").read_text())
+    for field, key in KEYS.items():
+        value = key.kind.show(getattr(Settings(), field))
+        default = DEFAULTS_IN_WORDS.get(key.name) or (f"`{value}`" if value else "none")
+        assert f"`{key.name}` | {default} | {key.meaning} | `{key.env}`" in rows
+    for field, key in PLUMBING.items():
+        value = key.kind.show(getattr(Settings(), field))
+        assert f"`{key.env}` | {f'`{value}`' if value else 'none'} | {key.meaning}" in rows
+    for key in APP_KEYS.values():
+        assert any(row.startswith(f"`{key.name}` |") and row.endswith(key.meaning) for row in rows)
