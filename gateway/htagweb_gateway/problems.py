@@ -26,7 +26,7 @@ def problem_of_error(error: OrchestratorError) -> Response:
 
 
 def problem_of_route(app: AppName, route: Route | None) -> Response:
-    """503 for a request that needs a running app and may not start one. X-Htagweb is its state: none, starting, ended."""
+    """503 for a request that needs a running app and may not start one. X-Htagweb says none, starting or ended."""
     state = "none" if route is None else route.state.value
     facts: dict[str, object] = {"type": "about:blank", "status": 503, "app": app}
     if route is not None and route.state is State.STARTING:

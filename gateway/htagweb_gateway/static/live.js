@@ -16,7 +16,7 @@
 
   // ---------------------------------------------------------------- what the gateway knows of this app
 
-  let asking = null, poll = 0, over = false, sandbox = "";
+  let asking = null, poll = 0, over = false, sandbox = "", doubt = false;
 
   /** Ask once, however many want to know. Resolves to the status, or to null if there was no good answer. */
   function ask() {
@@ -37,12 +37,16 @@
 
   function heed(status) {
     clearTimeout(poll);
-    if (status?.state === "ended" || status?.state === "none") return end(status);
+    // A gateway that has just come up may not know of us yet; one that says so twice is believed.
+    if (status?.state === "ended" || (status?.state === "none" && doubt)) return end(status);
+    if (status) doubt = status.state === "none";
+    if (doubt) askSoon(1000);
     if (status?.state === "ready" && status.sandbox) {
       // Another tab started the app anew: this page belongs to the old one, and so does whatever waits to be sent.
       if (sandbox && sandbox !== status.sandbox) return location.reload();
       sandbox = status.sandbox;
     }
+    if (status) for (const socket of down) if (socket.parked()) socket.wake();
     let wait_ms = POLL_MS;
     const left_s = status?.left_s ?? Infinity;
     if (left_s <= status?.warn_s) {
@@ -267,7 +271,7 @@
         const status = await ask();
         if (over || this.#state !== OPEN || this.#timer !== timer) return; // meanwhile wake() may have begun another
         if (performance.now() - this.#lostAt > GIVE_UP_MS) return this.#giveUp(status);
-        if (status && status.state !== "starting") this.#connect();
+        if (status?.state === "ready") this.#connect();
         else this.#retry();
       }, delay_ms);
       this.#timer = timer;

@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const POLL_MS = 300;
+  const SURE = 5; // a gateway that has just come up may not know of this start yet
   const steps = document.getElementById("waiting");
   const { app, target } = steps.dataset;
   const show = (id, text) => {
@@ -30,6 +31,7 @@
     else location.replace(target + location.hash);
   }
 
+  let unknown = 0;
   async function look() {
     let status = null;
     try {
@@ -37,14 +39,15 @@
       if (answer.ok) status = await answer.json();
     } catch { /* said below */ }
     show("trouble", status ? "" : "The connection is lost. Trying again…");
-    if (status?.state === "ready" || status?.state === "ended") return open(); // the page behind it says why it ended
-    if (status?.state === "none") {
+    unknown = status?.state === "none" ? unknown + 1 : 0;
+    if (unknown >= SURE || status?.ending === "visitor") {
       // Somebody cancelled it, in another tab perhaps. Opening the app would start it again, unasked.
       show("trouble", "The start was cancelled.");
       document.getElementById("gone").hidden = false;
       document.getElementById("cancel").hidden = true;
       return;
     }
+    if (status?.state === "ready" || status?.state === "ended") return open(); // the page behind it says why it ended
     if (status) follow(status);
     setTimeout(look, POLL_MS);
   }
