@@ -286,8 +286,8 @@ async def test_a_gateway_that_knows_nothing_yet_ends_nothing(page: Page, gateway
     before = len(gateway.heard("status"))
     await gateway.start()
     async with asyncio.timeout(DEADLINE_S):
-        while len(gateway.heard("status")) == before:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - it happens in another process
+        while len(gateway.heard("status")) == before:  # noqa: ASYNC110 - it happens in another process
+            await asyncio.sleep(0.01)
     gateway.say(READY)
     await page.wait_for_function("heard.length === 1")
     await expect(page.get_by_role("dialog")).to_have_count(0)
