@@ -1,0 +1,87 @@
+"""From the process's start to a sandbox that waits for its app.
+
+The order matters: the run directory is sealed as soon as both sockets are in it, and until then nothing but the harness
+and the standard library may run. Started as `python -I -S`, so that no .pth file and no environment variable has a say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+from .control import Control
+from .loading import LoadFailed, one_line
+from .output import Output
+from .sandbox import Sandbox
+from .serving import import_server, serve
+from .standin import finish_runners, install_runners
+
+BACKLOG = 128
+
+
+def main() -> None:
+    options = _options()
+    output = Output()
+    boot_log = output.capture()
+    try:
+        app_socket = _bind(os.path.join(options.run, "app.sock"), 0o666)
+        control_socket = _bind(os.path.join(options.run, "control.sock"), 0o600)
+    except OSError:
+        os.write(boot_log, traceback.format_exc().encode())
+        raise SystemExit(1) from None
+    os.close(boot_log)
+    sandbox = Sandbox(generation=options.generation, app_dir=options.app_dir, sites=options.site)
+    sandbox.control = Control(control_socket, output, sandbox)
+    try:
+        sandbox.htag_version = _import_image(options.site, options.generation)
+    except Exception as error:
+        sandbox.broken = LoadFailed(f"the sandbox image is broken: {one_line(error)}", traceback.format_exc())
+    sandbox.control.start()
+    loop = sandbox.load()
+    try:
+        loop.run_until_complete(serve(sandbox.front, app_socket))
+    except BaseException:
+        traceback.print_exc()
+        sandbox.control.leave(1)
+    sandbox.control.leave(0)
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser("harness", description="Runs one htag app for one user.")
+    parser.add_argument("--generation", type=int, choices=(1, 2), required=True, help="1: htag up to 1.0, 2: from 2.0")
+    parser.add_argument("--run", default="/run/app", help="where the sockets are made")
+    parser.add_argument("--app-dir", default="/app", help="where the app's files go")
+    parser.add_argument("--site", action="append", help="a folder of packages; may be given several times")
+    options = parser.parse_args()
+    if options.site is None:
+        options.site = ["/opt/htagweb/site", f"/opt/htagweb/site-gen{options.generation}"]
+    return options
+
+
+def _bind(path: str, mode: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 ^ mode)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _import_image(sites: list[str], generation: int) -> str:
+    """What the image brings, ready for any app. Returns htag's version."""
+    sys.path += sites
+    import_server()
+    install_runners()
+    htag = importlib.import_module("htag")
+    if (generation == 2) != hasattr(htag, "WebApp"):
+        raise ImportError(f"htag {htag.__version__} is not of generation {generation}")
+    importlib.import_module("htag.render" if generation == 1 else "htag.web")
+    finish_runners(htag, os.path.dirname(str(htag.__file__)))
+    return str(htag.__version__)
