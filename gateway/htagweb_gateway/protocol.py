@@ -145,7 +145,14 @@ class FrontProtocol(HttpToolsProtocol):
             self._rest_timer = self.loop.call_later(self.rest_s, self._give_up_rest)
 
     def abort(self) -> None:
+        self._disconnect()
         self.transport.abort()
+
+    def _disconnect(self) -> None:
+        """Tell the application now what `connection_lost` would tell it a moment later, so that nothing is logged."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _await_request(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -176,9 +183,7 @@ class FrontProtocol(HttpToolsProtocol):
         if self.pipeline or (cycle is not None and cycle.response_started and not cycle.response_complete):
             self.transport.abort()  # in the middle of an answer there is no place for another one
             return
-        if cycle is not None:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._disconnect()
         body = refusal.message.encode("ascii") + b"\n"
         self.transport.write(
             b"HTTP/1.1 %d \r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"

@@ -67,6 +67,11 @@ class Upstream:
         )
         await exchange.run()
 
+    @property
+    def open(self) -> int:
+        """How many connections there are, in use or not."""
+        return len(self._open)
+
     def close(self) -> None:
         """End every request with Ended, and refuse new ones."""
         self._closed = True

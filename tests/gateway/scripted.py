@@ -1,0 +1,313 @@
+"""A gateway reduced to its data path, scripted sandboxes behind it, and a visitor who speaks in bytes.
+
+All in the test's own event loop, over real sockets: whatever is scripted writes and reads exactly what it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from htagweb_gateway import front
+from htagweb_gateway.exchange import Message, Receive, Send
+from htagweb_gateway.headers import Forward
+from htagweb_gateway.protocol import FrontProtocol
+from htagweb_gateway.relay import Relay
+from htagweb_gateway.upstream import Upstream
+from htagweb_gateway.upstream_errors import UpstreamError
+from htagweb_orchestrator.model import UnixAddress
+
+Script = Callable[["Wire"], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\n"
+HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
+
+
+async def eventually(condition: Callable[[], bool], *, within_s: float = 2.0) -> None:
+    """Wait until `condition` holds; fail if it doesn't in time."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)  # noqa: ASYNC110  a condition of any kind, not an event of ours
+
+
+class Wire:
+    """One end of a connection. Every wait has a deadline."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        return self.writer.transport
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def send(self, data: bytes, *, within_s: float = 5.0) -> None:
+        async with asyncio.timeout(within_s):
+            self.writer.write(data)
+            await self.writer.drain()
+
+    async def head(self, *, within_s: float = 5.0) -> bytes:
+        """A head, the empty line included."""
+        async with asyncio.timeout(within_s):
+            return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def exactly(self, size: int, *, within_s: float = 5.0) -> bytes:
+        async with asyncio.timeout(within_s):
+            return await self.reader.readexactly(size)
+
+    async def some(self, *, within_s: float = 5.0) -> bytes:
+        async with asyncio.timeout(within_s):
+            return await self.reader.read(65536)
+
+    async def rest(self, *, within_s: float = 5.0) -> bytes:
+        """All until the other side closes, in an orderly way or not."""
+        data = bytearray()
+        async with asyncio.timeout(within_s):
+            try:
+                while piece := await self.reader.read(65536):
+                    data += piece
+            except ConnectionError:
+                pass
+        return bytes(data)
+
+    async def response(self, *, within_s: float = 5.0, head_only: bool = False) -> Response:
+        """One response off a kept-alive connection. Raises IncompleteReadError where it breaks off."""
+        head = await self.head(within_s=within_s)
+        status, *lines = head[:-4].split(b"\r\n")
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+        response = Response(int(status.split(b" ")[1]), headers)
+        if head_only or response.status in (204, 304):
+            return response
+        if response.header(b"transfer-encoding") == b"chunked":
+            while size := await self._chunk_size(within_s):
+                response.body += (await self.exactly(size + 2, within_s=within_s))[:-2]
+            await self.exactly(2, within_s=within_s)
+        else:
+            response.body = await self.exactly(int(response.header(b"content-length") or 0), within_s=within_s)
+        return response
+
+    async def _chunk_size(self, within_s: float) -> int:
+        async with asyncio.timeout(within_s):
+            return int(await self.reader.readuntil(b"\r\n"), 16)
+
+    async def closed(self, *, within_s: float = 1.0) -> None:
+        """Wait until the other side has closed; what it still says is dropped."""
+        await self.rest(within_s=within_s)
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+class Response:
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+    def header(self, name: bytes) -> bytes | None:
+        return next(iter(self.all(name)), None)
+
+
+class Sandbox:
+    """Listens on a Unix socket; each connection runs `script`. `wires` are the connections so far."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.wires: list[Wire] = []
+        self.running = 0
+        self.address: UnixAddress
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        wire = Wire(reader, writer)
+        self.wires.append(wire)
+        self.running += 1
+        try:
+            await self.script(wire)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self.running -= 1
+            writer.close()
+
+
+@asynccontextmanager
+async def sandbox(script: Script) -> AsyncIterator[Sandbox]:
+    found = Sandbox(script)
+    with tempfile.TemporaryDirectory(prefix="data-path-") as directory:
+        path = str(Path(directory) / "app.sock")
+        server = await asyncio.start_unix_server(found._connected, path, limit=1 << 17)
+        found.address = UnixAddress(path=path, uid=os.getuid())
+        try:
+            yield found
+        finally:
+            server.close()
+            for wire in found.wires:
+                wire.abort()
+            await eventually(lambda: not found.running)
+
+
+def answering(data: bytes) -> Script:
+    """Answers each bodyless request by these bytes, and stays."""
+
+    async def script(wire: Wire) -> None:
+        while True:
+            await wire.head()
+            await wire.send(data)
+
+    return script
+
+
+class Front:
+    """The part of the gateway that decides, reduced to: everything goes to one sandbox, as app "app"."""
+
+    def __init__(self, address: UnixAddress, *, message_size: int = 1 << 24, **options: Any) -> None:
+        self.address = address
+        self.upstream = Upstream(address, **options)
+        self.message_size = message_size
+        self.relays: list[Relay] = []
+        self.faults: list[UpstreamError] = []
+        self.uploads = self.messages = 0
+        self.running = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.running += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self.running -= 1
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        refusal = front.check(scope)
+        if refusal is not None:
+            await _plain(send, refusal.status, refusal.message)
+            return
+        host = next(value for name, value in scope["headers"] if name == b"host")
+        query = scope["query_string"]
+        forward = Forward(
+            prefix="/app",
+            target=front.raw_path(scope).removeprefix(b"/app") + (b"?" + query if query else b""),
+            host=host,
+            scheme="http",
+            client=scope["client"][0],
+            cookie_names=frozenset({b"htagweb"}),
+        )
+        try:
+            if scope["type"] == "websocket":
+                relay = Relay(self.address, forward, message_size=self.message_size, on_data=self._message)
+                self.relays.append(relay)
+                await relay.run(scope, receive, send)
+            else:
+                await self.upstream.http(scope, receive, send, forward, on_upload=self._upload)
+        except UpstreamError as error:
+            self.faults.append(error)
+            if scope["type"] == "http":
+                await _plain(send, error.status, error.reason)
+
+    def _upload(self) -> None:
+        self.uploads += 1
+
+    def _message(self) -> None:
+        self.messages += 1
+
+
+async def _plain(send: Send, status: int, text: str) -> None:
+    body = text.encode()
+    headers = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Server:
+    """A uvicorn protocol on a listening socket, without the process around it."""
+
+    def __init__(self, app: App, protocol: type[HttpToolsProtocol], **options: Any) -> None:
+        self.config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options)
+        self.config.load()
+        self.state = ServerState()
+        self.protocol = protocol
+        self.port = 0
+        self.visitors: list[Wire] = []
+
+    def make(self) -> HttpToolsProtocol:
+        return self.protocol(self.config, self.state, {})
+
+    async def connect(self) -> Wire:
+        # So small a buffer that a reader who stalls is noticed after kilobytes, not megabytes.
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        self.visitors.append(Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17)))
+        return self.visitors[-1]
+
+    async def get(self, target: bytes = b"/app/", *headers: bytes) -> Response:
+        """One request on a connection of its own."""
+        wire = await self.connect()
+        try:
+            await wire.send(get(target, *headers))
+            return await wire.response()
+        finally:
+            wire.abort()
+
+
+def get(target: bytes = b"/app/", *headers: bytes, method: bytes = b"GET") -> bytes:
+    return b"\r\n".join([method + b" " + target + b" HTTP/1.1", b"Host: test", *headers, b"", b""])
+
+
+@asynccontextmanager
+async def gateway(app: App, protocol: type[FrontProtocol] = FrontProtocol, **options: Any) -> AsyncIterator[Server]:
+    server = Server(app, protocol, **options)
+    listener = await asyncio.get_running_loop().create_server(server.make, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        for wire in server.visitors:
+            wire.abort()
+        await eventually(lambda: not server.state.connections and not server.state.tasks)
+        if isinstance(app, Front):
+            app.upstream.close()
+            await eventually(lambda: not app.upstream.open)
+
+
+@asynccontextmanager
+async def uvicorn_sandbox(app: App, **options: Any) -> AsyncIterator[UnixAddress]:
+    """A real application on a real server."""
+    server = Server(app, HttpToolsProtocol, **options)
+    with tempfile.TemporaryDirectory(prefix="data-path-") as directory:
+        path = str(Path(directory) / "app.sock")
+        listener = await asyncio.get_running_loop().create_unix_server(server.make, path)
+        try:
+            yield UnixAddress(path=path, uid=os.getuid())
+        finally:
+            listener.close()
+            for connection in list(server.state.connections):
+                connection.transport.abort()
+            await eventually(lambda: not server.state.tasks)
+
+
+@asynccontextmanager
+async def path_to(script: Script, **options: Any) -> AsyncIterator[tuple[Server, Front, Sandbox]]:
+    """A gateway in front of a scripted sandbox."""
+    async with sandbox(script) as found:
+        app = Front(found.address, **options)
+        async with gateway(app) as server:
+            yield server, app, found
