@@ -1,7 +1,7 @@
 """Keeps the promise of api.Orchestrator, and the operators' verbs beside it.
 
 Memory is a cache: what runs is the engine's list, for whom and since when is each sandbox's lease file. So a kill -9 at
-any time loses nothing; `_reconcile` compares what should run with what does, and adopts, ends or forgets.
+any time loses nothing; the census compares what should run with what does, and adopts, ends or forgets.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import sqlite3
 import statistics
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any
 
 from . import reaper
 from .admission import Admission
 from .catalogue import Catalogue, PublishedApp
+from .census import Census
 from .clock import boot_id, boottime_s
-from .engines.base import Died, Engine, Found
+from .endings import Endings
+from .engines.base import Engine
 from .errors import (
     Draining,
     EngineUnavailable,
@@ -37,7 +38,6 @@ from .model import (
     Ending,
     Route,
     RouteChanged,
-    RouteGone,
     SandboxId,
     Seen,
     Snapshot,
@@ -46,7 +46,7 @@ from .model import (
     UserId,
 )
 from .output import OutputFiles
-from .registry import Key, Lease, Registry, Sandbox
+from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
 from .sessions import Sessions, SessionTooLarge
 from .settings import Settings
@@ -57,10 +57,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25  # how often the reaper looks
 SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
-ENDED_KEPT_S = 900.0  # how long an ending waits to be explained to its visitor
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 SETTLE_S, SETTLED_S = 3.0, 15.0  # after a start, idle ends wait for the gateways' reports: at least, at most
-GRACE_S = 1.0  # for a sandbox to end by itself when told to
 
 
 class ControlPlane:
@@ -90,9 +88,6 @@ class ControlPlane:
         self._registry = Registry()
         self._uids = UidAllocator()
         self._hub = Hub()
-        self._starts: dict[SandboxId, asyncio.Task[None]] = {}
-        self._disposals: dict[SandboxId, asyncio.Task[None]] = {}
-        self._ended: dict[Key, tuple[Route, float]] = {}
         self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusal: OrchestratorError | None = EngineUnavailable("The server is starting. Try again in a moment.")
@@ -109,6 +104,20 @@ class ControlPlane:
             orphan_timeout_s=settings.orphan_timeout_s,
             session_size=settings.session_size_bytes,
             dev=settings.dev,
+            now=now,
+        )
+        self._endings = Endings(
+            engine=engine, run=run, registry=self._registry, uids=self._uids, hub=self._hub, route=self._route, now=now
+        )
+        self._census = Census(
+            engine=engine,
+            run=run,
+            registry=self._registry,
+            uids=self._uids,
+            endings=self._endings,
+            starter=self._starter,
+            boot_id=self._boot_id,
+            on_adopted=self._adopted,
             now=now,
         )
 
@@ -129,7 +138,7 @@ class ControlPlane:
         while True:
             try:
                 version = await self._engine.check([self._settings.sandbox_image])
-                await self._reconcile(adopt=True)
+                await self._census.reconcile(adopt=True)
                 break
             except OrchestratorError as error:
                 if str(error) != str(self._refusal):
@@ -144,18 +153,19 @@ class ControlPlane:
             extra={"engine": version, "apps": len(self._catalogue.cards()), "sandboxes": len(self._registry)},
         )
         self._spawn(self._every(TICK_S, self._tick), "reaper")
-        self._spawn(self._every(SWEEP_S, self._reconcile), "sweep")
-        await self._events()
+        self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
+        await self._census.follow()
 
     async def close(self) -> None:
         """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
         self._closing = True
         self._refusal = Draining("The server is restarting. Try again in a moment.")
         self._hub.cut()
-        for task in (*self._tasks, *self._starts.values()):
+        starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
+        for task in (*self._tasks, *starts):
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._starts.values(), return_exceptions=True)
-        await asyncio.gather(*self._disposals.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, *starts, return_exceptions=True)
+        await self._endings.close()
         for sandbox in self._registry:
             if sandbox.state is State.READY:
                 self._starter.write_lease(sandbox)
@@ -185,9 +195,9 @@ class ControlPlane:
         sandbox = self._registry.live((user, app))
         if sandbox is None:
             sandbox = self._reserve(user, app, query)
-        if sandbox.state is State.STARTING and wait_s > 0:
+        if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
             # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
-            await asyncio.wait({self._starts[sandbox.id]}, timeout=wait_s)
+            await asyncio.wait({sandbox.start}, timeout=wait_s)
         return self._route(sandbox)
 
     def _reserve(self, user: UserId, app: AppName, query: str) -> Sandbox:
@@ -213,11 +223,9 @@ class ControlPlane:
         )
         sandbox = Sandbox(lease)
         self._registry.add(sandbox)
-        self._ended.pop(sandbox.key, None)
+        self._endings.explained(sandbox.key)
         self._publish(sandbox)
-        start = asyncio.create_task(self._start(sandbox, published, query), name=f"start {sandbox.error_id}")
-        self._starts[sandbox.id] = start
-        start.add_done_callback(lambda _: self._starts.pop(sandbox.id, None))
+        sandbox.start = asyncio.create_task(self._start(sandbox, published, query), name=f"start {sandbox.error_id}")
         return sandbox
 
     async def _start(self, sandbox: Sandbox, published: PublishedApp, query: str) -> None:
@@ -225,7 +233,7 @@ class ControlPlane:
         try:
             await self._starter.start(sandbox, published, query=query, on_step=self._step)
         except asyncio.CancelledError:
-            self._end(sandbox, sandbox.ending or Ending.LOST, polite=False)
+            self._endings.end(sandbox, sandbox.ending or Ending.LOST, polite=False)
             raise
         except OrchestratorError as error:
             why = str(error.__cause__ or error)
@@ -235,10 +243,12 @@ class ControlPlane:
             if self._settings.dev:
                 sandbox.traceback = (self._output.read(sandbox.id) or "")[-8000:]
             # "could not be started" is what the page says anyway; a timeout or the engine's refusal says more.
-            self._end(sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False)
+            self._endings.end(
+                sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False
+            )
         except Exception:
             log.exception("sandbox failed", extra=facts)
-            self._end(sandbox, Ending.FAILED, polite=False)
+            self._endings.end(sandbox, Ending.FAILED, polite=False)
         else:
             if sandbox.ending is None:
                 sandbox.state = State.READY
@@ -256,8 +266,7 @@ class ControlPlane:
         sandbox = self._registry.live((user, app))
         if sandbox is not None:
             return self._route(sandbox)
-        ended = self._ended.get((user, app))
-        return ended[0] if ended else None
+        return self._endings.of((user, app))
 
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
         now = self._now()
@@ -275,7 +284,7 @@ class ControlPlane:
         sandbox = self._registry.live((user, app))
         if sandbox is None:
             return False
-        await asyncio.shield(self._end(sandbox, ending))
+        await asyncio.shield(self._endings.end(sandbox, ending))
         return True
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
@@ -294,7 +303,7 @@ class ControlPlane:
         return Snapshot(
             platform=self._settings.platform(),
             apps=self._catalogue.cards(),
-            routes=(*live, *(route for route, _ in self._ended.values())),
+            routes=(*live, *self._endings.routes()),
         )
 
     def _route(self, sandbox: Sandbox) -> Route:
@@ -306,57 +315,7 @@ class ControlPlane:
     def _publish(self, sandbox: Sandbox) -> None:
         self._hub.publish(RouteChanged(route=self._route(sandbox)))
 
-    # -- endings -------------------------------------------------------------------------------------------------
-
-    def _end(self, sandbox: Sandbox, ending: Ending, detail: str = "", *, polite: bool = True) -> asyncio.Task[None]:
-        """End a sandbox, once; callers after the first get the same task. It returns when nothing is left of it."""
-        task = self._disposals.get(sandbox.id)
-        if task is not None:
-            return task
-        sandbox.state, sandbox.ending, sandbox.detail = State.ENDED, ending, detail
-        self._registry.retire(sandbox)
-        route = self._route(sandbox)
-        self._ended[sandbox.key] = (route, self._now())
-        self._hub.publish(RouteChanged(route=route))
-        facts = {"sandbox": sandbox.id, "app": sandbox.lease.app, "why": ending, "detail": detail}
-        log.info("sandbox ended", extra=facts)
-        task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")
-        self._disposals[sandbox.id] = task
-        task.add_done_callback(lambda _: self._disposals.pop(sandbox.id, None))
-        start = self._starts.get(sandbox.id)
-        if start is not None and start is not asyncio.current_task():
-            start.cancel()
-        return task
-
-    async def _dispose(self, sandbox: Sandbox, polite: bool) -> None:
-        start = self._starts.get(sandbox.id)
-        if start is not None:  # the engine must not create what we are about to remove
-            await asyncio.wait({start})
-        if sandbox.link is not None:
-            if polite and not sandbox.died.is_set():
-                await self._ask_to_end(sandbox, sandbox.link)
-            sandbox.link.close()
-        while True:
-            try:
-                await self._engine.stop(sandbox.id)
-                break
-            except EngineUnavailable as error:
-                if self._closing:
-                    return  # the next orchestrator finds it: its lease has no live owner
-                log.warning("sandbox not removed yet: %s", error, extra={"sandbox": sandbox.id})
-                await asyncio.sleep(2)
-        self._run.remove(sandbox.id)
-        self._uids.give_back(sandbox.lease.uid)
-        self._registry.remove(sandbox)
-
-    async def _ask_to_end(self, sandbox: Sandbox, link: HarnessLink) -> None:
-        assert sandbox.ending is not None
-        try:
-            async with asyncio.timeout(GRACE_S):
-                await link.end(sandbox.ending.value, GRACE_S)
-                await sandbox.died.wait()
-        except (TimeoutError, Exception):  # a hostile or stuck harness: the engine ends it in any case
-            log.debug("sandbox did not end by itself", extra={"sandbox": sandbox.id})
+    # -- background rounds -------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
         """Reap, freeze idle clocks while nobody reports, keep lease files young, forget old endings."""
@@ -374,96 +333,12 @@ class ControlPlane:
         since_s = now - self._opened_s
         settled = since_s > SETTLED_S or (since_s > SETTLE_S and self._hub.all_reported)
         for sandbox, why, said in reaper.due(self._registry, now, idle_counts=watched and settled):
-            self._end(sandbox, why, said)
-        for key, (_, at) in list(self._ended.items()):
-            if now - at < ENDED_KEPT_S and len(self._ended) <= 5000:
-                break  # in the order of their ends, so the rest is younger
-            del self._ended[key]
-            self._hub.publish(RouteGone(user=key[0], app=key[1]))
+            self._endings.end(sandbox, why, said)
+        self._endings.forget_old()
 
-    async def _events(self) -> None:
-        """Follow the engine's events for ever; it reconnects by itself and says Relist when it has."""
-        while True:
-            try:
-                async with aclosing(self._engine.events()) as events:
-                    async for event in events:
-                        if isinstance(event, Died):
-                            self._died(event)
-                        else:
-                            await self._reconcile()
-            except OrchestratorError as error:
-                log.warning("%s", error, extra={"reason": error.reason})
-            await asyncio.sleep(1)
-
-    def _died(self, event: Died) -> None:
-        sandbox = self._registry.get(event.sandbox_id)
-        if sandbox is None or sandbox.died.is_set():
-            return
-        sandbox.exit_code, sandbox.out_of_memory = event.exit_code, event.out_of_memory
-        sandbox.died.set()
-        if sandbox.state is not State.READY:
-            return  # a start sees it by itself, an ending waits for it
-        if event.out_of_memory:
-            ending, detail = Ending.MEMORY, "it needed more memory than it may have"
-        elif sandbox.exit_reason or event.exit_code == 0:
-            ending, detail = Ending.EXITED, sandbox.exit_reason or "the app ended itself"
-        else:
-            known = event.exit_code is not None
-            ending, detail = Ending.CRASHED, f"exit code {event.exit_code}" if known else "it was removed"
-        self._end(sandbox, ending, detail, polite=False)
-
-    # -- what should run, and what does --------------------------------------------------------------------------
-
-    async def _reconcile(self, *, adopt: bool = False) -> None:
-        before = {sandbox.id for sandbox in self._registry}
-        found = {each.sandbox_id: each for each in await self._engine.list_managed()}
-        directories = set(self._run.ids())
-        for each in found.values():
-            if self._registry.get(each.sandbox_id) is None and not (adopt and self._adopt(each)):
-                log.info("foreign sandbox removed", extra={"sandbox": each.sandbox_id})
-                await self._engine.stop(each.sandbox_id)
-                self._run.remove(each.sandbox_id)
-        for sandbox in self._registry:
-            # Reserved after the list was made, or on its way up or down: the list says nothing of it.
-            if sandbox.id not in before or sandbox.state is not State.READY:
-                continue
-            now_found = found.get(sandbox.id)
-            if now_found is None or not now_found.running:
-                self._died(
-                    Died(
-                        sandbox_id=sandbox.id,
-                        exit_code=now_found.exit_code if now_found else None,
-                        out_of_memory=now_found.out_of_memory if now_found else False,
-                    )
-                )
-            elif sandbox.id not in directories:
-                self._end(sandbox, Ending.LOST, "its run directory is gone")
-        for left in directories:
-            if self._registry.get(SandboxId(left)) is None:
-                self._run.remove(SandboxId(left))
-
-    def _adopt(self, found: Found) -> bool:
-        """Take over a sandbox that ran under an earlier orchestrator; False if it has no lease that still holds."""
-        lease = self._run.read_lease(found.sandbox_id, Lease)
-        if (
-            not found.running
-            or lease is None
-            or lease.state != "claimed"
-            or lease.boot_id != self._boot_id
-            or (lease.sandbox, lease.uid) != (found.sandbox_id, found.uid)
-            or self._registry.live((lease.user, lease.app)) is not None
-        ):
-            return False
-        sandbox = Sandbox(lease, state=State.READY, step=Step.READY, written_s=self._now())
-        spec = self._starter.spec(lease)
-        sandbox.address = self._engine.address(spec)
-        sandbox.control_address = self._engine.control_address(spec)
-        self._uids.reserve(lease.uid)
-        self._registry.add(sandbox)
+    def _adopted(self, sandbox: Sandbox) -> None:
         self._publish(sandbox)
         self._spawn(self._relink(sandbox), f"relink {sandbox.error_id}")
-        log.info("sandbox adopted", extra={"sandbox": sandbox.id, "app": lease.app})
-        return True
 
     async def _relink(self, sandbox: Sandbox) -> None:
         """Until it answers: a handler may be blocking its harness. A hostile one need not answer at all; its idle time
@@ -518,8 +393,6 @@ class ControlPlane:
         except Exception as error:  # it gets the whole record at its next claim; a broken link is noticed elsewhere
             log.debug("session change not delivered: %s", error)
 
-    # -- background rounds ---------------------------------------------------------------------------------------
-
     async def _scan(self) -> None:
         if await asyncio.to_thread(self._catalogue.scan):
             self._catalogue.keep({sandbox.lease.version for sandbox in self._registry})
@@ -548,7 +421,7 @@ class ControlPlane:
 
     def ended(self, prefix: str) -> list[Route]:
         """Endings of the last quarter of an hour whose sandbox id begins with `prefix`."""
-        return [route for route, _ in self._ended.values() if route.sandbox.startswith(prefix)]
+        return [route for route in self._endings.routes() if route.sandbox.startswith(prefix)]
 
     def outdated(self, sandbox: Sandbox) -> bool:
         """Is it of another version than the one that is published now?"""
@@ -559,4 +432,4 @@ class ControlPlane:
 
     async def end(self, sandboxes: Sequence[Sandbox], ending: Ending) -> None:
         """End all of these at once; returns when nothing is left of them."""
-        await asyncio.gather(*(asyncio.shield(self._end(sandbox, ending)) for sandbox in sandboxes))
+        await asyncio.gather(*(asyncio.shield(self._endings.end(sandbox, ending)) for sandbox in sandboxes))

@@ -63,11 +63,11 @@ class Sandbox:
     address: Address | None = None
     control_address: Address | None = None
     link: HarnessLink | None = None
+    start: asyncio.Task[None] | None = None  # finished long ago for most; None for an adopted one
     steps_ms: dict[str, float] = field(default_factory=dict)
     sockets: dict[str, int] = field(default_factory=dict)  # open WebSockets, by reporting gateway
     died: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
-    out_of_memory: bool = False
     exit_reason: str = ""  # the app said that it ends itself
     ending: Ending | None = None
     detail: str = ""

@@ -1,0 +1,110 @@
+"""What should run, and what does: the registry compared with the engine's list and with the run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing
+
+from .endings import Endings
+from .engines.base import Died, Engine, Found
+from .errors import OrchestratorError
+from .model import Ending, SandboxId, State, Step
+from .registry import Lease, Registry, Sandbox
+from .rundir import RunDirectory, UidAllocator
+from .starter import Starter
+
+log = logging.getLogger(__name__)
+
+
+class Census:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        run: RunDirectory,
+        registry: Registry,
+        uids: UidAllocator,
+        endings: Endings,
+        starter: Starter,
+        boot_id: str,
+        on_adopted: Callable[[Sandbox], None],
+        now: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._registry = registry
+        self._uids = uids
+        self._endings = endings
+        self._starter = starter
+        self._boot_id = boot_id
+        self._on_adopted = on_adopted
+        self._now = now
+
+    async def follow(self) -> None:
+        """Follow the engine's events for ever; it reconnects by itself and says Relist when it has."""
+        while True:
+            try:
+                async with aclosing(self._engine.events()) as events:
+                    async for event in events:
+                        if isinstance(event, Died):
+                            self._endings.died(event)
+                        else:
+                            await self.reconcile()
+            except OrchestratorError as error:
+                log.warning("%s", error, extra={"reason": error.reason})
+            await asyncio.sleep(1)
+
+    async def reconcile(self, *, adopt: bool = False) -> None:
+        """Compare the engine's list, the run directory and the registry; end or remove what is in one of them only.
+
+        With `adopt` (once, at the start) what runs under a lease that holds is taken over. Raises EngineUnavailable.
+        """
+        ready = [sandbox for sandbox in self._registry if sandbox.state is State.READY]
+        found = {each.sandbox_id: each for each in await self._engine.list_managed()}
+        directories = set(self._run.ids())
+        for each in found.values():
+            if self._registry.get(each.sandbox_id) is None and not (adopt and self._adopt(each)):
+                log.info("foreign sandbox removed", extra={"sandbox": each.sandbox_id})
+                await self._engine.stop(each.sandbox_id)
+                self._run.remove(each.sandbox_id)
+        for sandbox in ready:  # of those that came after the list was made, it says nothing
+            if sandbox.state is not State.READY:
+                continue
+            now_found = found.get(sandbox.id)
+            if now_found is None or not now_found.running:
+                self._endings.died(
+                    Died(
+                        sandbox_id=sandbox.id,
+                        exit_code=now_found.exit_code if now_found else None,
+                        out_of_memory=now_found.out_of_memory if now_found else False,
+                    )
+                )
+            elif sandbox.id not in directories:
+                self._endings.end(sandbox, Ending.LOST, "its run directory is gone")
+        for left in directories:
+            if self._registry.get(SandboxId(left)) is None:
+                self._run.remove(SandboxId(left))
+
+    def _adopt(self, found: Found) -> bool:
+        """Take over a sandbox that ran under an earlier orchestrator; False if it has no lease that still holds."""
+        lease = self._run.read_lease(found.sandbox_id, Lease)
+        if (
+            not found.running
+            or lease is None
+            or lease.state != "claimed"
+            or lease.boot_id != self._boot_id
+            or (lease.sandbox, lease.uid) != (found.sandbox_id, found.uid)
+            or self._registry.live((lease.user, lease.app)) is not None
+        ):
+            return False
+        sandbox = Sandbox(lease, state=State.READY, step=Step.READY, written_s=self._now())
+        spec = self._starter.spec(lease)
+        sandbox.address = self._engine.address(spec)
+        sandbox.control_address = self._engine.control_address(spec)
+        self._uids.reserve(lease.uid)
+        self._registry.add(sandbox)
+        self._on_adopted(sandbox)
+        log.info("sandbox adopted", extra={"sandbox": sandbox.id, "app": lease.app})
+        return True

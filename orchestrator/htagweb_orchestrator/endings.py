@@ -1,0 +1,142 @@
+"""How sandboxes end: once each, with one reason, and with nothing left of them. And why, for as long as somebody may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from .engines.base import Died, Engine
+from .errors import EngineUnavailable
+from .harness import HarnessLink
+from .hub import Hub
+from .model import Ending, Route, RouteChanged, RouteGone, State
+from .registry import Key, Registry, Sandbox
+from .rundir import RunDirectory, UidAllocator
+
+log = logging.getLogger(__name__)
+
+KEPT_S, KEPT = 900.0, 5000  # how long, and how many, endings wait to be explained to their visitors
+GRACE_S = 1.0  # for a sandbox to end by itself when told to
+
+
+class Endings:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        run: RunDirectory,
+        registry: Registry,
+        uids: UidAllocator,
+        hub: Hub,
+        route: Callable[[Sandbox], Route],
+        now: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._run = run
+        self._registry = registry
+        self._uids = uids
+        self._hub = hub
+        self._route = route
+        self._now = now
+        self._disposals: dict[Sandbox, asyncio.Task[None]] = {}
+        self._kept: dict[Key, tuple[Route, float]] = {}  # in the order of their ends
+        self._closing = False
+
+    def end(self, sandbox: Sandbox, ending: Ending, detail: str = "", *, polite: bool = True) -> asyncio.Task[None]:
+        """End a sandbox, once; callers after the first get the same task. It returns when nothing is left of it.
+
+        Its visitor's route says so at once. `polite` lets the harness end itself first, which keeps what it still holds.
+        """
+        task = self._disposals.get(sandbox)
+        if task is not None:
+            return task
+        sandbox.state, sandbox.ending, sandbox.detail = State.ENDED, ending, detail
+        self._registry.retire(sandbox)
+        route = self._route(sandbox)
+        self._kept.pop(sandbox.key, None)
+        self._kept[sandbox.key] = route, self._now()
+        self._hub.publish(RouteChanged(route=route))
+        facts = {"sandbox": sandbox.id, "app": sandbox.lease.app, "why": ending, "detail": detail}
+        log.info("sandbox ended", extra=facts)
+        task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")
+        self._disposals[sandbox] = task
+        task.add_done_callback(lambda _: self._disposals.pop(sandbox, None))
+        if sandbox.start is not None and sandbox.start is not asyncio.current_task():
+            sandbox.start.cancel()
+        return task
+
+    def died(self, event: Died) -> None:
+        """The engine says that a sandbox ended; find the word for it."""
+        sandbox = self._registry.get(event.sandbox_id)
+        if sandbox is None or sandbox.died.is_set():
+            return
+        sandbox.exit_code = event.exit_code
+        sandbox.died.set()
+        if sandbox.state is not State.READY:
+            return  # a start sees it by itself, an ending waits for it
+        if event.out_of_memory:
+            ending, detail = Ending.MEMORY, "it needed more memory than it may have"
+        elif sandbox.exit_reason or event.exit_code == 0:
+            ending, detail = Ending.EXITED, sandbox.exit_reason or "the app ended itself"
+        else:
+            known = event.exit_code is not None
+            ending, detail = Ending.CRASHED, f"exit code {event.exit_code}" if known else "it was removed"
+        self.end(sandbox, ending, detail, polite=False)
+
+    # -- what is remembered --------------------------------------------------------------------------------------
+
+    def of(self, key: Key) -> Route | None:
+        kept = self._kept.get(key)
+        return kept[0] if kept else None
+
+    def routes(self) -> Iterable[Route]:
+        return [route for route, _ in self._kept.values()]
+
+    def explained(self, key: Key) -> None:
+        """Its visitor starts anew."""
+        self._kept.pop(key, None)
+
+    def forget_old(self) -> None:
+        now = self._now()
+        for key, (_, at) in list(self._kept.items()):
+            if now - at < KEPT_S and len(self._kept) <= KEPT:
+                break
+            del self._kept[key]
+            self._hub.publish(RouteGone(user=key[0], app=key[1]))
+
+    # -- removing ------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Finish the removals under way; one that the engine refuses is left to the next orchestrator."""
+        self._closing = True
+        await asyncio.gather(*self._disposals.values(), return_exceptions=True)
+
+    async def _dispose(self, sandbox: Sandbox, polite: bool) -> None:
+        if sandbox.start is not None:  # the engine must not create what we are about to remove
+            await asyncio.wait({sandbox.start})
+        if sandbox.link is not None:
+            if polite and not sandbox.died.is_set():
+                await self._ask_to_end(sandbox, sandbox.link)
+            sandbox.link.close()
+        while True:
+            try:
+                await self._engine.stop(sandbox.id)
+                break
+            except EngineUnavailable as error:
+                if self._closing:
+                    return
+                log.warning("sandbox not removed yet: %s", error, extra={"sandbox": sandbox.id})
+                await asyncio.sleep(2)
+        self._run.remove(sandbox.id)
+        self._uids.give_back(sandbox.lease.uid)
+        self._registry.remove(sandbox)
+
+    async def _ask_to_end(self, sandbox: Sandbox, link: HarnessLink) -> None:
+        assert sandbox.ending is not None
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await link.end(sandbox.ending.value, GRACE_S)
+                await sandbox.died.wait()
+        except Exception as error:  # a hostile or stuck harness: the engine ends it in any case
+            log.debug("sandbox did not end by itself: %r", error, extra={"sandbox": sandbox.id})
