@@ -1,4 +1,4 @@
-"""How sandboxes end: once each, with one reason, and with nothing left of them. And why, for as long as somebody may ask."""
+"""How sandboxes end: once each, for one reason, with nothing left. And why, for as long as somebody may ask."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Endings:
     def end(self, sandbox: Sandbox, ending: Ending, detail: str = "", *, polite: bool = True) -> asyncio.Task[None]:
         """End a sandbox, once; callers after the first get the same task. It returns when nothing is left of it.
 
-        Its visitor's route says so at once. `polite` lets the harness end itself first, which keeps what it still holds.
+        Its visitor's route says so at once. `polite` lets the harness end itself first: it may hold output and session
+        changes still.
         """
         task = self._disposals.get(sandbox)
         if task is not None:
