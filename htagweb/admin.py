@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import httpx
 
@@ -24,13 +26,21 @@ class Refused(Exception):
 
 
 class Admin:
-    """Each call raises Refused."""
+    """Each call raises Refused. A context manager, that closes the connection."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://orchestrator", timeout=TIMEOUT_S
+            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://orchestrator", timeout=TIMEOUT_S
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Admin:
@@ -55,20 +65,27 @@ class Admin:
         return self._rows(self._call("GET", "/v1/apps"))
 
     def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        self._probe()
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.TimeoutException as error:
             raise Refused(f"The orchestrator did not answer within {TIMEOUT_S:g} seconds.") from error
-        except httpx.ConnectError as error:
-            raise Refused(
-                f"No orchestrator answers on {self._socket} ({str(error).partition('] ')[2] or error}); "
-                "in compose this is typed as: docker compose exec orchestrator htagweb …"
-            ) from error
         except httpx.HTTPError as error:
             raise Refused(f"The orchestrator broke off: {error}") from error
         if answer.is_error:
             raise Refused(self._title(answer), answer.status_code)
         return answer
+
+    def _probe(self) -> None:
+        """See whether anybody listens. httpx would say so too, but leaves a socket open that couldn't connect."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self._path))
+            except OSError as error:
+                raise Refused(
+                    f"No orchestrator answers on {self._path} ({error.strerror or error}); "
+                    "in compose this is typed as: docker compose exec orchestrator htagweb …"
+                ) from error
 
     def _title(self, answer: httpx.Response) -> str:
         try:

@@ -57,8 +57,8 @@ SandboxPrefix = Annotated[
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """The sandboxes, and why each is still there."""
-    with _told():
-        rows = Admin.from_env().sandboxes()
+    with _orchestrator() as admin:
+        rows = admin.sandboxes()
     if as_json:
         _print_json(rows)
     elif rows:
@@ -70,8 +70,8 @@ def list_(as_json: AsJson = False) -> None:
 @app.command()
 def inspect(sandbox: SandboxPrefix, as_json: AsJson = False) -> None:
     """All that is known of one sandbox, also after its end."""
-    with _told():
-        row = Admin.from_env().sandbox(sandbox)
+    with _orchestrator() as admin:
+        row = admin.sandbox(sandbox)
     if as_json:
         _print_json(row)
     else:
@@ -81,8 +81,8 @@ def inspect(sandbox: SandboxPrefix, as_json: AsJson = False) -> None:
 @app.command()
 def logs(sandbox: SandboxPrefix) -> None:
     """What the app in a sandbox wrote, tracebacks included."""
-    with _told():
-        text = Admin.from_env().logs(sandbox)
+    with _orchestrator() as admin:
+        text = admin.logs(sandbox)
     if sys.stdout.isatty():
         text = clean(text, keep="\n\t")  # an app must not move the operator's cursor
     sys.stdout.write(text if not text or text.endswith("\n") else f"{text}\n")
@@ -104,8 +104,7 @@ def reap(
     narrowed = bool(ids) or idle is not None or app_name is not None or user is not None
     if narrowed == everything:
         _fail("Say which sandboxes: ids, --idle, --app, --user, or --all by itself.", MISUSED)
-    with _told():
-        admin = Admin.from_env()
+    with _orchestrator() as admin:
         rows = [row for row in admin.sandboxes() if row.get("state") != "ended"]
         rows = _of_ids(rows, ids) if ids else rows
         rows = [row for row in rows if _fits(row, idle, app_name, user)]
@@ -138,8 +137,8 @@ def apps(context: typer.Context, as_json: AsJson = False) -> None:
     """The published apps."""
     if context.invoked_subcommand:
         return
-    with _told():
-        rows = Admin.from_env().apps()
+    with _orchestrator() as admin:
+        rows = admin.apps()
     if as_json:
         _print_json(rows)
     elif rows:
@@ -185,10 +184,11 @@ def main() -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn a refusal into its sentence and an exit code."""
+def _orchestrator() -> Iterator[Admin]:
+    """A refusal becomes its sentence and an exit code."""
     try:
-        yield
+        with Admin.from_env() as admin:
+            yield admin
     except Refused as refused:
         _fail(str(refused), {404: NOTHING, 409: MISUSED}.get(refused.status, FAILED))
 
