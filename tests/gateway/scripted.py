@@ -37,8 +37,8 @@ HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
 async def eventually(condition: Callable[[], bool], *, within_s: float = 2.0) -> None:
     """Wait until `condition` holds; fail if it doesn't in time."""
     async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110  a condition of any kind, not an event of ours
+        while not condition():  # noqa: ASYNC110  a condition of any kind, not an event of ours
+            await asyncio.sleep(0.005)
 
 
 class Wire:
@@ -238,7 +238,9 @@ class Server:
     """A uvicorn protocol on a listening socket, without the process around it."""
 
     def __init__(self, app: App, protocol: type[HttpToolsProtocol], **options: Any) -> None:
-        self.config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **options)
+        self.config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", proxy_headers=False, **options
+        )
         self.config.load()
         self.state = ServerState()
         self.protocol = protocol

@@ -108,7 +108,7 @@ async def test_a_sandbox_that_answers_nothing_is_a_502() -> None:
     async def script(wire: Wire) -> None:
         await wire.head()
 
-    async with path_to(script) as (server, app, sandbox):
+    async with path_to(script) as (server, _, sandbox):
         assert (await server.get()).body == b"dropped"
         assert len(sandbox.wires) == 1  # a fresh connection is no stale one: no second try
 
