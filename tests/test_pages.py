@@ -161,7 +161,7 @@ def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pa
     body = bytes(page.body).decode()
     assert page.status_code == 429
     assert "You have five apps open" in text(page)
-    assert re.findall(r"<button[^>]*>([^<]+)<", body) == ["End Clock, open Counter"]
+    assert re.findall(r"<button[^>]*>([^<]+)<", body) == ["End “Clock”, open “Counter”"]
     assert re.findall(r'name="(app|next)" value="([^"]+)"', body) == [("app", "clock"), ("next", "/counter/?a=1")]
 
 

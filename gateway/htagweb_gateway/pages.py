@@ -93,7 +93,9 @@ class Pages:
         `dev` the route's traceback is shown, where there is one."""
         headers = {"X-Htagweb": "none" if route is None else "ended"}
         start = start_url(card.name, target)
-        return self._page("ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start, dev=dev)
+        return self._page(
+            "ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start, dev=dev
+        )
 
     def limit(self, error: OrchestratorError, card: AppCard, *, longest_idle: AppCard | None, target: str) -> Response:
         """As many apps as one visitor may have; one button ends the one that was idle longest and opens `card`."""

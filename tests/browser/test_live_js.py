@@ -333,7 +333,7 @@ async def test_before_the_idle_end_a_banner_counts_down_and_offers_to_stay(page:
     gateway.say(READY | {"left_s": 90.0})
     await page.goto("/toy/")
     bar = page.locator(".bar")
-    await expect(bar).to_contain_text("Are you still there? This unused app ends in")
+    await expect(bar).to_contain_text("Still there? Unused, this app ends in")
     await expect(bar.locator(".clock")).to_have_text("1:28", timeout=DEADLINE_S * 1000)
     await bar.get_by_role("button", name="Stay").click()
     await expect(bar).to_be_hidden()

@@ -96,10 +96,9 @@
     :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
     .bar { position: fixed; z-index: 2147483647; left: 50%; bottom: max(1rem, env(safe-area-inset-bottom));
       transform: translateX(-50%); width: max-content; max-width: calc(100vw - 2rem); display: flex; gap: .9rem; align-items: center;
-      padding: .6rem .6rem .6rem 1.1rem; min-height: 3.5rem; border: 1px solid var(--line); border-radius: .9rem;
+      padding: .6rem 1.1rem; min-height: 3.5rem; border: 1px solid var(--line); border-radius: .9rem;
       background: var(--sheet); color: var(--ink); box-shadow: 0 .4rem 1.5rem rgb(0 0 0 / .2); }
-    .bar > :last-child { margin-right: .5rem; }
-    .bar > button { margin-right: 0 !important; flex: none; }
+    .bar > button { margin-right: -.5rem; flex: none; }
     .clock { font-variant-numeric: tabular-nums; }
     @media print { .bar { display: none; } }`;
 
@@ -139,7 +138,7 @@
         button: make("button", { type: "button" }),
       };
       const { text, clock, button } = this.parts;
-      this.bar ??= make("div", { className: "bar" }, text, clock, button);
+      this.bar ??= make("div", { className: "bar" }, make("span", {}, text, " ", clock), button);
       if (this.bar.getRootNode() !== shadow()) shadow().append(this.bar);
       this.bar.hidden = !now;
       if (text.textContent !== (now?.text ?? "")) text.textContent = now?.text ?? "";
@@ -163,7 +162,7 @@
     };
     bars.show("warning", why === "lifetime"
       ? { text: "This app has run for as long as it may. It ends in" }
-      : { text: "Are you still there? This unused app ends in", label: "Stay", act: stay });
+      : { text: "Still there? Unused, this app ends in", label: "Stay", act: stay });
     ticking ||= setInterval(tick, 500);
     tick();
   }
