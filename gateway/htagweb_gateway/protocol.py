@@ -108,7 +108,7 @@ class FrontProtocol(HttpToolsProtocol):
         websocket = upgrade and self._should_upgrade()
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            raise Refused(Refusal(400, "only HTTP/1.1 is spoken here"))
+            raise Refused(Refusal(400, "only version 1.1 of HTTP is spoken here"))
         if not self.url.startswith(b"/") or b"#" in self.url:
             raise Refused(Refusal(400, "the target must be a path on this host"))
         refusal = check_framing(version, self.headers, websocket=upgrade) or check_host(self.headers)

@@ -251,9 +251,10 @@ class Server:
         return self.protocol(self.config, self.state, {})
 
     async def connect(self) -> Wire:
-        # So small a buffer that a reader who stalls is noticed after kilobytes, not megabytes.
+        # So small buffers that whoever stalls is noticed after kilobytes, not megabytes.
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
         self.visitors.append(Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17)))
