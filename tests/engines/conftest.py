@@ -89,10 +89,13 @@ class Bench:
         volume: dict[str, Any] = client.inspect_volume(self.instance)
         self.run = RunDirectory(Path(volume["Mountpoint"]), GATEWAY_GID)
         self.uids = UidAllocator()
+        self._engines: list[ProbeEngine] = []
         self.engine = self.connect(base_url)
 
     def connect(self, base_url: str, **options: Any) -> ProbeEngine:
-        return ProbeEngine(instance=self.instance, run_volume=self.instance, base_url=base_url, **options)
+        engine = ProbeEngine(instance=self.instance, run_volume=self.instance, base_url=base_url, **options)
+        self._engines.append(engine)
+        return engine
 
     def spec(self, **values: Any) -> SandboxSpec:
         """A new sandbox's, with its directory made."""
@@ -136,7 +139,8 @@ class Bench:
         return sorted(name.removeprefix("/") for entry in listed for name in entry["Names"])
 
     async def close(self) -> None:
-        await self.engine.close()
+        for engine in self._engines:
+            await engine.close()
         for name in self.containers():
             with suppress(docker.errors.NotFound):
                 self.client.remove_container(name, v=True, force=True)
@@ -183,7 +187,9 @@ class Line:
             yield self
         finally:
             server.close()
+            self.passes.set()
             self.cut()
+            await eventually(lambda: not self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         engine_reader, engine_writer = await asyncio.open_unix_connection(SOCKET)

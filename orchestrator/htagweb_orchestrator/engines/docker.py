@@ -7,20 +7,17 @@ import functools
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
 
 import docker
 
 from ..errors import EngineUnavailable, ImageNotFound, IsolationBroken
 from ..model import SandboxId, Step, UnixAddress
 from .base import Died, Found, Relist, SandboxSpec, Stats
+from .docker_answers import api_version, refuse_unfit, sandbox_found, sandbox_life, sandbox_stats
 from .docker_calls import Call, Client, DockerCalls, T, unavailable
 from .docker_events import EventThread
 from .docker_options import (
-    IMAGE,
     INSTANCE,
-    SANDBOX,
-    UID,
     Image,
     Machine,
     Options,
@@ -31,9 +28,6 @@ from .docker_options import (
 )
 
 log = logging.getLogger(__name__)
-
-OLDEST_API = (1, 41)  # Docker 20.10
-RUNNING = ("running", "paused")
 
 
 class DockerEngine:
@@ -70,7 +64,7 @@ class DockerEngine:
     async def check(self, images: Sequence[str]) -> str:
         version: Options = await self._ask(lambda client: client.version())
         info: Options = await self._ask(lambda client: client.info())
-        _refuse_unfit(version, info)
+        refuse_unfit(version, info)
         self._seccomp, self._machine = await self._look_at_machine(version, info)
         for image in images:
             self._images[image] = await self._resolve(image)
@@ -103,7 +97,7 @@ class DockerEngine:
     async def list_managed(self) -> list[Found]:
         def list_all(client: Client) -> list[Found]:
             listed = client.containers(all=True, filters={"label": f"{INSTANCE}={self._instance}"})
-            return [found for entry in listed if (found := _found(client, entry)) is not None]
+            return [found for entry in listed if (found := sandbox_found(client, entry)) is not None]
 
         return await self._ask(list_all)
 
@@ -119,13 +113,13 @@ class DockerEngine:
 
     async def stats(self, sandbox_ids: Sequence[SandboxId]) -> dict[SandboxId, Stats]:
         async def one(sandbox_id: SandboxId) -> Stats | None:
-            return await self._ask(lambda client: _stats(client, sandbox_id))
+            return await self._ask(lambda client: sandbox_stats(client, sandbox_id))
 
         answers = await asyncio.gather(*map(one, sandbox_ids))
         return {asked: stats for asked, stats in zip(sandbox_ids, answers, strict=True) if stats is not None}
 
     async def logs(self, sandbox_id: SandboxId) -> str:
-        return await self._ask(lambda client: _life(client, sandbox_id))
+        return await self._ask(lambda client: sandbox_life(client, sandbox_id))
 
     async def close(self) -> None:
         for stream in list(self._streams):
@@ -155,8 +149,7 @@ class DockerEngine:
         except docker.errors.APIError as error:
             raise unavailable(self._base_url, error) from error
         return seccomp, Machine(
-            api=_api(version),
-            arch=arch,
+            api=api_version(version),
             cpus=int(info["NCPU"]),
             limits_swap=bool(info["SwapLimit"]),
             run_volume=self._run_volume,
@@ -217,27 +210,6 @@ def create_container(client: Client, options: Options, name: str) -> str:
     return str(created["Id"])
 
 
-def _api(version: Options) -> tuple[int, int]:
-    major, _, minor = str(version["ApiVersion"]).partition(".")
-    return int(major), int(minor)
-
-
-def _refuse_unfit(version: Options, info: Options) -> None:
-    """Raise EngineUnavailable for an engine on which the wall would have a hole."""
-    if any("podman" in component["Name"].lower() for component in version.get("Components") or ()):
-        raise EngineUnavailable("this is Podman; htagweb needs Docker Engine 20.10 or newer")
-    if _api(version) < OLDEST_API:
-        raise EngineUnavailable(f"Docker Engine {version['Version']} is too old; htagweb needs 20.10 or newer")
-    if version.get("Os") != "linux":
-        raise EngineUnavailable("this engine runs Windows containers; switch it to Linux containers")
-    if not any(option.startswith("name=seccomp") for option in info.get("SecurityOptions") or ()):
-        raise EngineUnavailable("this engine has no seccomp, without which sandboxes are not safe")
-    missing = [limit for limit in ("MemoryLimit", "PidsLimit", "CpuCfsQuota") if not info.get(limit)]
-    if missing or info.get("CgroupDriver") == "none":
-        # A rootless engine without cgroup delegation takes limits, shows them and enforces nothing.
-        raise EngineUnavailable(f"this engine can't limit what a sandbox uses ({', '.join(missing) or 'no cgroups'})")
-
-
 def _remove(client: Client, sandbox_id: SandboxId) -> None:
     if not re.fullmatch("[0-9a-f]{32}", sandbox_id):
         return  # no id of ours, so nothing by its name
@@ -253,58 +225,3 @@ def _remove(client: Client, sandbox_id: SandboxId) -> None:
             client.wait(container_name(sandbox_id), condition="removed")
         except docker.errors.NotFound:
             return
-
-
-def _found(client: Client, entry: Options) -> Found | None:
-    """None if it went away after the list was made."""
-    labels = entry["Labels"]
-    running = entry["State"] in RUNNING
-    state: Options = {}
-    if not running:
-        try:
-            state = client.inspect_container(entry["Id"])["State"]
-        except docker.errors.NotFound:
-            return None
-    ended = state.get("Status") not in (None, "created", *RUNNING)
-    return Found(
-        sandbox_id=SandboxId(labels.get(SANDBOX, "")),
-        running=running,
-        uid=int(labels.get(UID) or -1),
-        image=labels.get(IMAGE, ""),
-        exit_code=int(state["ExitCode"]) if ended else None,
-        out_of_memory=bool(state.get("OOMKilled")),
-    )
-
-
-def _stats(client: Client, sandbox_id: SandboxId) -> Stats | None:
-    try:
-        answer: dict[str, Any] = client.stats(container_name(sandbox_id), stream=False, one_shot=True)
-    except docker.errors.APIError as error:
-        if error.status_code in (404, 409):
-            return None
-        raise
-    memory, cpu, pids = answer["memory_stats"], answer["cpu_stats"], answer["pids_stats"]
-    if "usage" not in memory:
-        return None  # it doesn't run
-    # File cache that the kernel gives back at once is no use of memory. tmpfs contents are not among it.
-    details = memory.get("stats") or {}
-    cache = details.get("total_inactive_file", details.get("inactive_file", 0))  # cgroup v1, v2
-    return Stats(
-        memory_bytes=max(0, memory["usage"] - cache),
-        cpu_s=cpu["cpu_usage"]["total_usage"] / 1e9,
-        pids=int(pids.get("current", 0)),
-    )
-
-
-def _life(client: Client, sandbox_id: SandboxId) -> str:
-    try:
-        container: Options = client.inspect_container(container_name(sandbox_id))
-    except docker.errors.NotFound:
-        return ""
-    state = container["State"]
-    lines = [
-        f"container {container_name(sandbox_id)} {state['Status']}",
-        f"created {container['Created']}, started {state['StartedAt']}, finished {state['FinishedAt']}",
-        f"exit code {state['ExitCode']}{', out of memory' if state['OOMKilled'] else ''}",
-    ]
-    return "\n".join([*lines, *filter(None, [state["Error"]])])

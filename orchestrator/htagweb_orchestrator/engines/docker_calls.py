@@ -67,7 +67,8 @@ class DockerCalls:
         """Return what `call` returns. Raises docker.errors.APIError as it is (the caller knows what a 404 means), and
         EngineUnavailable if there was no answer within the deadline.
 
-        `undo` is called if `call` succeeds after its caller has given up: nobody else would know of its result.
+        `undo` is called when a `call` comes back after its caller has given up, unless the engine refused it: it was
+        done, or nobody knows, and nobody else would remove what it made.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -97,7 +98,7 @@ class DockerCalls:
 
     def _came_back_late(self, late: asyncio.Future[Any], undo: Call[object] | None) -> None:
         self.hung -= 1
-        if late.cancelled() or late.exception() is not None or undo is None:
+        if late.cancelled() or isinstance(late.exception(), docker.errors.APIError) or undo is None:
             return
         task = asyncio.get_running_loop().create_task(self._undo(undo))
         self._undoing.add(task)
@@ -121,7 +122,8 @@ class DockerCalls:
     def _client(self) -> Client:
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
-            client = self._local.client = connect(self.base_url, self.timeout_s)
+            # The driver waits longer than we do: a call that is done late is better known of than not.
+            client = self._local.client = connect(self.base_url, 3 * self.timeout_s)
             self._clients.add(client)
         return client
 

@@ -23,7 +23,7 @@ SANDBOX, INSTANCE, IMAGE, CREATED, UID = (
     f"htagweb.{fact}" for fact in ("sandbox", "instance", "image", "created", "uid")
 )
 RUN_APP = "/run/app"
-MAIN_PROCESS_PIDS_RUNSC = 256  # gVisor's own threads count, and with fewer a fork bomb kills its kernel
+FEWEST_PIDS_RUNSC = 256  # gVisor's own threads count, and with fewer a fork bomb kills its kernel
 
 # What may never be set on a sandbox, whoever set it: an image's own declarations, an engine's defaults.
 NEVER_SET = (
@@ -46,7 +46,6 @@ class Machine:
     """What the engine said of itself and of its host."""
 
     api: tuple[int, int]
-    arch: str  # amd64, arm64
     cpus: int
     limits_swap: bool
     run_volume: str
@@ -81,7 +80,7 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
     """The body of the create call."""
     if spec.network == "host" or spec.network.startswith("container:"):
         raise IsolationBroken(f"network {spec.network!r} would put sandboxes into a network of the host's")
-    pids = max(spec.pids, MAIN_PROCESS_PIDS_RUNSC) if spec.runtime == "runsc" else spec.pids
+    pids = max(spec.pids, FEWEST_PIDS_RUNSC) if spec.runtime == "runsc" else spec.pids
     owner = f"uid={spec.uid},gid={spec.uid}"
     host: Options = {
         "NetworkMode": spec.network or "none",
@@ -146,11 +145,13 @@ def differences(asked: Options, made: Options) -> list[str]:
     Engines ignore what they don't know, so an answer without an error proves nothing.
     """
     config, host = made["Config"], made["HostConfig"]
-    found = [
-        option for option in ("Image", "User", "Hostname", "Cmd", "StopTimeout") if config.get(option) != asked[option]
-    ]
-    found += [option for option in ("Env",) if not set(asked[option]) <= set(config.get(option) or ())]
-    found += [option for option in ("Labels",) if not asked[option].items() <= (config.get(option) or {}).items()]
+    exact = ("Image", "User", "Hostname", "Cmd", "StopTimeout")
+    found = [option for option in exact if config.get(option) != asked[option]]
+    # To these two the image may have added its own.
+    if not set(asked["Env"]) <= set(config.get("Env") or ()):
+        found.append("Env")
+    if not asked["Labels"].items() <= (config.get("Labels") or {}).items():
+        found.append("Labels")
     found += [option for option, value in asked["HostConfig"].items() if _plain(host.get(option)) != _plain(value)]
     found += [option for option in NEVER_SET if host.get(option)]
     if [point["Destination"] for point in made["Mounts"]] != [RUN_APP]:
