@@ -115,10 +115,11 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the sandbox has taken most of what was written, or the connection is lost."""
+    async def drain(self, *, timeout_s: float) -> bool:
+        """Wait until the sandbox has taken most of what was written, or is gone; False if that takes longer."""
         if self._drained is not None:
-            await self._drained
+            await asyncio.wait([self._drained], timeout=timeout_s)
+        return self._drained is None
 
     async def attentive(self) -> None:
         """Let the event loop read what the sandbox has already said.

@@ -18,6 +18,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 # Asked again, these do no more than once (RFC 9110 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+LOOK_S = 0.5  # while the sandbox doesn't read, nor do we: so often is looked whether the visitor is still there
 
 _TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
 
@@ -164,12 +165,18 @@ class Exchange:
                 connection.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
             if self._chunked and not more:
                 connection.write(b"0\r\n\r\n")
-            try:
-                async with asyncio.timeout(self._timeouts.head_s):
-                    await connection.drain()
-            except TimeoutError:
-                raise HeadTimeout("the sandbox does not read the request") from None
+            await self._drain()
         connection.expect_head(self._timeouts.head_s)
+
+    async def _drain(self) -> None:
+        gone: Callable[[], bool] | None = self._scope.get("htagweb.gone")
+        waited_s, step_s = 0.0, min(LOOK_S, self._timeouts.head_s)
+        while not await self._connection.drain(timeout_s=step_s):
+            waited_s += step_s
+            if gone is not None and gone():
+                raise ClientGone()
+            if waited_s >= self._timeouts.head_s:
+                raise HeadTimeout("the sandbox does not read the request")
 
 
 def _request_head(scope: Message, forward: Forward, secret: bytes | None) -> tuple[bytes, bool, bool]:

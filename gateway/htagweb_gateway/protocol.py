@@ -20,6 +20,7 @@ HEAD_S = 10.0  # from the connection, or from the first byte of a later request
 REST_S = 10.0  # for the rest of a body that nobody waits for any more
 STALLED_S = 60  # for a visitor to take any byte of what was sent, or to show any sign of life
 PIPELINED = 16
+TCP_ESTABLISHED = 1  # linux/tcp_states.h
 
 
 class Refused(Exception):
@@ -28,7 +29,7 @@ class Refused(Exception):
 
 
 class FrontProtocol(HttpToolsProtocol):
-    """`uvicorn.Config(http=FrontProtocol)`. Adds `scope["htagweb.abort"]`: breaks the connection off, without a log."""
+    """`uvicorn.Config(http=FrontProtocol)`. The scope has its `abort` and `gone` as "htagweb.abort", "htagweb.gone"."""
 
     head_s = HEAD_S
     rest_s = REST_S
@@ -87,6 +88,7 @@ class FrontProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head_bytes = 0
         self.scope["htagweb.abort"] = self.abort  # type: ignore[typeddict-unknown-key]
+        self.scope["htagweb.gone"] = self.gone  # type: ignore[typeddict-unknown-key]
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -145,8 +147,20 @@ class FrontProtocol(HttpToolsProtocol):
             self._rest_timer = self.loop.call_later(self.rest_s, self._give_up_rest)
 
     def abort(self) -> None:
+        """Break the connection off in mid-answer, with nothing to log."""
         self._disconnect()
         self.transport.abort()
+
+    def gone(self) -> bool:
+        """Whether the visitor has left. Asked of the kernel: while we don't read, nobody else tells."""
+        if self.transport.is_closing():
+            return True
+        sock = self.transport.get_extra_info("socket")
+        try:
+            state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except (OSError, AttributeError):  # no TCP, or not on this system
+            return False
+        return state != TCP_ESTABLISHED
 
     def _disconnect(self) -> None:
         """Tell the application now what `connection_lost` would tell it a moment later, so that nothing is logged."""
