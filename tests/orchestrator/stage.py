@@ -119,16 +119,16 @@ class Plane(ControlPlane):
         assert route.state is State.READY, route
         return route
 
-    async def ended(self, user: UserId, app: AppName) -> Route:
+    async def until_ended(self, user: UserId, app: AppName) -> Route:
         """Wait for the end of what this user has; return how it is explained."""
         async with asyncio.timeout(5):
             while (route := await self.find(user, app)) is None or route.state is not State.ENDED:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         return route
 
-    async def watched(self, gateway: str = "gateway-1") -> Watch:
+    async def gateway(self, name: str = "gateway-1") -> Watch:
         """A gateway watches and has reported, and the time is over in which idle ends wait for that."""
-        watch = Watch(self, gateway)
+        watch = Watch(self, name)
         await eventually(lambda: watch.seen)
         await watch.report()
         self.clock.forward(16.0)
@@ -138,7 +138,7 @@ class Plane(ControlPlane):
         """Let `seconds` pass and the reaper look, all of it with the clock standing still."""
         brief = await self.ready(UserId(f"witness-{secrets.token_hex(4)}"), BRIEF)
         self.clock.forward(max(seconds, BRIEF_S))
-        await self.ended(brief.user, brief.app)
+        await self.until_ended(brief.user, brief.app)
 
 
 class Stage:
