@@ -81,7 +81,10 @@ class Gateway:
             await self._site(scope, receive, send, edge)
             return
         if not front.host_allowed(edge.host, self.routes.platform):
-            await self._refuse(scope, receive, send, 421, self._host_words())
+            if navigation(scope):
+                await self.pages.forbidden(self._host_words(), "public_url", status=421)(scope, receive, send)
+            else:
+                await problem(421, "host", self._host_words())(scope, receive, send)
             return
         name, rest = front.parse_target(path)
         if name is None:
@@ -123,7 +126,7 @@ class Gateway:
             if not wants_page:
                 return problem_of_route(name, route)
             if route is not None and route.state is State.ENDED and route.ending is not Ending.VISITOR:
-                return self.pages.ended(card, route, target=target, dev=self._dev(edge))
+                return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             if route is None or route.state is State.ENDED:
                 route = await self.orchestrator.lease(
                     visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S
@@ -132,7 +135,7 @@ class Gateway:
             if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):
                 return None
             if route.state is State.ENDED:
-                return self.pages.ended(card, route, target=target, dev=self._dev(edge))
+                return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             return self.pages.waiting(card, route, target=target)
         except HeadTimeout:
             return self._slow(card, wants_page)
@@ -141,13 +144,13 @@ class Gateway:
             route = await self._loss(visitor.user, name, route)
             if route is not None and route.state is State.ENDED:
                 if wants_page:
-                    return self.pages.ended(card, route, target=target, dev=self._dev(edge))
+                    return self.pages.ended(card, route, target=target, dev=self.dev(edge))
                 return problem_of_route(name, route)
             return self._broken(card, wants_page)
         except UpstreamError as error:  # too many requests at once, or an upload that stopped: a program's business
             return problem(error.status, error.reason, f"{card.title} could not take this request.")
         except OrchestratorError as error:
-            return self.refusal(error, card, target, wants_page, dev=self._dev(edge))
+            return self.refusal(error, card, target, wants_page, dev=self.dev(edge))
 
     async def _relay_http(
         self, scope: Scope, receive: Receive, send: Send, route: Route, card: AppCard, forward: Forward
@@ -325,7 +328,7 @@ class Gateway:
         answer.headers["Connection"] = "close"
         await answer(scope, receive, send)
 
-    def _dev(self, edge: Edge) -> bool:
+    def dev(self, edge: Edge) -> bool:
         """Tracebacks are shown to nobody who came through a proxy: that is no developer at his own machine."""
         return self.routes.platform.dev and not edge.proxied
 

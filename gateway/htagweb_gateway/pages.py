@@ -140,9 +140,9 @@ class Pages:
     def bad_request(self, text: str) -> Response:
         return self.error(400, "That request can't be right", text)
 
-    def forbidden(self, text: str, key: str) -> Response:
-        """403, for an operator to mend: `key` is the setting that would allow it."""
-        return self._page("forbidden.html", 403, {"X-Htagweb": "forbidden"}, text=text, key=key)
+    def forbidden(self, text: str, key: str, status: int = 403) -> Response:
+        """403 or 421, for an operator to mend: `key` is the setting that would allow it."""
+        return self._page("forbidden.html", status, {"X-Htagweb": "forbidden"}, text=text, key=key)
 
     def error(self, status: int, title: str, text: str) -> Response:
         return self._page("error.html", status, title=title, text=text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -74,8 +75,9 @@ class PlatformSite:
                     return self._entered(request, edge)
                 case "/-/start" if method == "GET":
                     return await self._start(request, edge)
-            if path.startswith("/-/"):
-                asset = pages.asset(path.removeprefix("/-/"), request.headers.get("if-none-match", ""))
+            if path.startswith("/-/") or path == "/favicon.ico":
+                name = "icon.svg" if path == "/favicon.ico" else path.removeprefix("/-/")
+                asset = pages.asset(name, request.headers.get("if-none-match", ""))
                 if asset is not None:
                     return asset
         elif method == "POST" and path in ("/-/stop", "/-/stay"):
@@ -106,7 +108,8 @@ class PlatformSite:
                 mine[name] = await self._fresh(visitor, name, route) or route
         cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
         entries = [(card, mine.get(card.name)) for card in cards]
-        page = gateway.pages.catalogue(entries, platform=gateway.routes.platform)
+        platform = msgspec.structs.replace(gateway.routes.platform, dev=gateway.dev(edge))
+        page = gateway.pages.catalogue(entries, platform=platform)
         if visitor is not None and visitor.age_s > DAY_S:  # a visitor who comes back keeps being known
             page.headers.append("Set-Cookie", gateway.identity.issue(edge.scheme, visitor.user))
         return page
@@ -148,6 +151,8 @@ class PlatformSite:
 
     async def _status(self, request: Request, edge: Edge) -> Response:
         """What the page shim and the waiting page go by. Not activity, and starts nothing."""
+        if not self._gateway.routes.filled:  # "none" would be a lie to a page whose app runs
+            return problem(503, "starting", "The server is starting. Try again in a moment.")
         name = AppName(request.query_params.get("app", ""))
         visitor = self._visitor(request, edge)
         route = None
@@ -209,7 +214,7 @@ class PlatformSite:
         """A form that a page of ours sent: its fields and its visitor, or the refusal."""
         foreign = self._gateway.foreign(dict(request.scope), edge)
         if foreign is not None:
-            return {}, None, self._gateway.pages.error(403, "That came from another site", foreign.message)
+            return {}, None, self._gateway.pages.forbidden(foreign.message, "public_url")
         visitor = self._visitor(request, edge)
         if visitor is None:
             return {}, None, problem(403, "no-visitor", "You have nothing running here.")
