@@ -145,7 +145,7 @@ class HarnessLink:
         await self._send({"type": "load", **message, "files": listed})
         for _, data in files:
             self._write(data)
-            await self._writer.drain()
+            await self._drain()
         return self._ready(await future)
 
     async def claim(self, message: Mapping[str, Any]) -> Ready:
@@ -186,6 +186,9 @@ class HarnessLink:
         if self._closed:
             raise HarnessFailed("the control connection was closed")
         self._write(json.dumps(message, separators=(",", ":")).encode())
+        await self._drain()
+
+    async def _drain(self) -> None:
         try:
             await self._writer.drain()
         except ConnectionError as error:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .address import DialFailed
 from .catalogue import Catalogue, PublishedApp
 from .engines.base import Engine, SandboxSpec
-from .errors import StartFailed, StartTimeout
+from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener
 from .model import Step
 from .output import OutputFiles
@@ -168,7 +168,10 @@ class Starter:
         if boot_log:
             said.insert(0, boot_log.rstrip())
         if sandbox.exit_code is not None:
-            said.append(await self._engine.logs(sandbox.id))
+            try:
+                said.append(await self._engine.logs(sandbox.id))
+            except OrchestratorError as silent:  # what is known already must be kept in any case
+                said.append(str(silent))
         self._output.add(sandbox.id, "\n".join(said) + "\n")
 
     @asynccontextmanager

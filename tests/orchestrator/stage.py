@@ -113,7 +113,7 @@ class Plane(ControlPlane):
     engine: FakeEngine
     operators: Operators
 
-    async def ready(self, user: UserId, app: AppName, query: str = "") -> Route:
+    async def until_ready(self, user: UserId, app: AppName, query: str = "") -> Route:
         """Lease, and wait for it as a visitor does."""
         route = await self.lease(user, app, query=query, wait_s=5.0)
         assert route.state is State.READY, route
@@ -136,7 +136,7 @@ class Plane(ControlPlane):
 
     async def reaped(self, seconds: float) -> None:
         """Let `seconds` pass and the reaper look, all of it with the clock standing still."""
-        brief = await self.ready(UserId(f"witness-{secrets.token_hex(4)}"), BRIEF)
+        brief = await self.until_ready(UserId(f"witness-{secrets.token_hex(4)}"), BRIEF)
         self.clock.forward(max(seconds, BRIEF_S))
         await self.until_ended(brief.user, brief.app)
 

@@ -20,19 +20,19 @@ async def test_twenty_parallel_first_requests_start_one_sandbox(stage: Stage, pl
 
 
 async def test_two_tabs_of_one_user_share_one_sandbox(plane: Plane) -> None:
-    first = await plane.ready(ALICE, HELLO)
-    second = await plane.ready(ALICE, HELLO)
+    first = await plane.until_ready(ALICE, HELLO)
+    second = await plane.until_ready(ALICE, HELLO)
     assert (first.sandbox, first.address) == (second.sandbox, second.address)
 
 
 async def test_two_users_and_two_apps_have_sandboxes_of_their_own(stage: Stage, plane: Plane) -> None:
-    routes = [await plane.ready(user, app) for user in (ALICE, BOB) for app in (HELLO, CLOCK)]
+    routes = [await plane.until_ready(user, app) for user in (ALICE, BOB) for app in (HELLO, CLOCK)]
     specs = [stage.machine.containers[route.sandbox].spec for route in routes]
     assert len({spec.uid for spec in specs}) == len({spec.directory for spec in specs}) == 4
 
 
 async def test_a_sandbox_gets_its_app_and_its_visitors_query(stage: Stage, plane: Plane) -> None:
-    route = await plane.ready(ALICE, HELLO, query="a&b=1")
+    route = await plane.until_ready(ALICE, HELLO, query="a&b=1")
     harness = stage.harness(route)
     load, claim = harness.heard_of("load"), harness.heard_of("claim")
     assert (load["app"], load["entry"]) == ("hello", "hello:App")
@@ -85,7 +85,7 @@ async def test_find_starts_nothing(stage: Stage, plane: Plane) -> None:
 async def test_an_expected_time_is_told_after_the_first_start(stage: Stage, plane: Plane) -> None:
     assert (await plane.lease(ALICE, HELLO)).expected_s is None
     plane.engine.starting = lambda spec: stage.clock.forward(4.0)
-    await plane.ready(ALICE, HELLO)
+    await plane.until_ready(ALICE, HELLO)
     assert (await plane.lease(BOB, HELLO)).expected_s == pytest.approx(4.0, abs=0.1)
 
 
@@ -129,7 +129,7 @@ async def test_sandboxes_that_are_starting_count_for_the_limit(plane: Plane) -> 
 async def test_the_limit_names_the_app_that_is_idle_longest(stage: Stage, plane: Plane) -> None:
     for app in APPS[:5]:
         stage.clock.forward(1.0)
-        await plane.ready(ALICE, AppName(app))
+        await plane.until_ready(ALICE, AppName(app))
     with pytest.raises(UserLimitReached) as refused:
         await plane.lease(ALICE, AppName(APPS[5]))
     assert refused.value.facts["longest_idle"] == APPS[0]
@@ -137,9 +137,9 @@ async def test_the_limit_names_the_app_that_is_idle_longest(stage: Stage, plane:
 
 async def test_ending_one_makes_room_for_another(plane: Plane) -> None:
     for app in APPS[:5]:
-        await plane.ready(ALICE, AppName(app))
+        await plane.until_ready(ALICE, AppName(app))
     assert await plane.release(ALICE, HELLO, Ending.VISITOR)
-    await plane.ready(ALICE, AppName(APPS[5]))
+    await plane.until_ready(ALICE, AppName(APPS[5]))
 
 
 async def test_a_failed_start_does_not_count_for_the_limit(stage: Stage, plane: Plane) -> None:
@@ -149,7 +149,7 @@ async def test_a_failed_start_does_not_count_for_the_limit(stage: Stage, plane: 
 
 
 async def test_without_memory_nothing_new_starts_and_what_runs_is_still_found(stage: Stage, plane: Plane) -> None:
-    running = await plane.ready(ALICE, HELLO)
+    running = await plane.until_ready(ALICE, HELLO)
     stage.free_bytes = GIB
     with pytest.raises(CapacityExceeded):
         await plane.lease(ALICE, CLOCK)
@@ -168,10 +168,10 @@ async def test_starts_that_have_not_taken_their_memory_yet_are_counted(stage: St
 async def test_a_user_who_starts_too_often_is_refused_for_a_minute_and_nobody_else(stage: Stage) -> None:
     plane = await stage.open(starts_per_minute=3)
     for _ in range(3):
-        await plane.ready(ALICE, HELLO)
+        await plane.until_ready(ALICE, HELLO)
         await plane.release(ALICE, HELLO, Ending.VISITOR)
     with pytest.raises(RateLimited):
         await plane.lease(ALICE, HELLO)
-    await plane.ready(BOB, HELLO)
+    await plane.until_ready(BOB, HELLO)
     stage.clock.forward(61)
-    await plane.ready(ALICE, HELLO)
+    await plane.until_ready(ALICE, HELLO)
