@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,25 @@ def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> 
     folder = chosen or settings.apps_dir
     if not folder.is_dir():
         return Checked(problems=(*problems, f"There is no folder {folder}."))
-    logging.getLogger("htagweb_orchestrator").setLevel(logging.CRITICAL)  # what it would log is printed
-    with tempfile.TemporaryDirectory(prefix="htagweb-check-") as state:
+    with tempfile.TemporaryDirectory(prefix="htagweb-check-") as state, _silence():
         catalogue = Catalogue(msgspec.structs.replace(settings, apps_dir=folder, state_dir=Path(state)))
         catalogue.scan()
     apps = tuple(_checked(catalogue, card) for card in catalogue.cards() if only in (None, card.name))
     if only and not apps:
         problems = (*problems, f"There is no app {only} in {folder}.")
     return Checked(apps, problems, catalogue.warnings() if only is None else ())
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The catalogue logs what it finds; here the caller shows it."""
+    log = logging.getLogger("htagweb_orchestrator")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _checked(catalogue: Catalogue, card: AppCard) -> CheckedApp:
