@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -43,6 +44,9 @@ def main() -> None:
         sandbox.broken = LoadFailed(f"the sandbox image is broken: {one_line(error)}", traceback.format_exc())
     sandbox.control.start()
     loop = sandbox.load()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # uvicorn ends its server at SIGTERM and then raises it again, for whom it was meant before.
+        signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         loop.run_until_complete(serve(sandbox.front, app_socket))
     except BaseException:
@@ -64,13 +68,15 @@ def _options() -> Any:
 
 
 def _bind(path: str, mode: int) -> socket.socket:
+    """A socket that appears under its name when it can be connected to: the orchestrator waits for no more than that."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 ^ mode)
     try:
-        listener.bind(path)
+        listener.bind(path + "-")
     finally:
         os.umask(before)
     listener.listen(BACKLOG)
+    os.rename(path + "-", path)
     return listener
 
 

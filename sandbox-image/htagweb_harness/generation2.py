@@ -29,13 +29,14 @@ def webapp_of(cls: Any, *, dev: bool) -> Any:
     if not hasattr(starlette, "add_websocket_route"):  # gone since Starlette 1.0, htag 2.0 still calls it
         route = importlib.import_module("starlette.routing").WebSocketRoute
         starlette.add_websocket_route = lambda self, path, endpoint: self.router.routes.append(route(path, endpoint))
-    if isinstance(cls, type) and not issubclass(cls, htag.Tag.App):
+    if not isinstance(cls, type) or issubclass(cls, htag.Tag.App):
+        return htag.WebApp(cls, debug=dev)
 
-        def init(root: Any) -> None:
-            root += cls()
+    def init(root: Any) -> None:
+        root += cls()
 
-        cls = type(cls.__name__, (htag.Tag.App,), {"init": init, "__module__": cls.__module__, "__doc__": cls.__doc__})
-    return htag.WebApp(cls, debug=dev)
+    facts = {"init": init, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    return htag.WebApp(type(cls.__name__, (htag.Tag.App,), facts), debug=dev)
 
 
 class Generation2:

@@ -53,7 +53,8 @@ class PageLink:
 
     def reply(self, n: int, actions: dict[str, Any]) -> None:
         self.done = n
-        self._replies[self._next()] = self._frame(actions)
+        s = self._next()
+        self._replies[s] = self._frame(s, actions)
 
     def push(self, actions: dict[str, Any]) -> bool:
         """False if nobody is there to take it; the page is then shown the whole state when it comes back."""
@@ -62,7 +63,7 @@ class PageLink:
             self._missed = s
             self._pushes.clear()
             return False
-        self._pushes[s] = self._frame(actions)
+        self._pushes[s] = self._frame(s, actions)
         size = sum(map(len, self._pushes.values()))
         while len(self._pushes) > 1 and (len(self._pushes) > MAX_PUSHES or size > MAX_PUSH_BYTES):
             self._missed = next(iter(self._pushes))
@@ -82,7 +83,8 @@ class PageLink:
         """A frame that makes up for what was missed: the whole state."""
         self._missed = 0
         self._pushes.clear()
-        self._replies[self._next()] = self._frame(actions)
+        s = self._next()
+        self._replies[s] = self._frame(s, actions)
 
     def after(self, got: int) -> list[tuple[int, str]]:
         return sorted((s, text) for frames in (self._replies, self._pushes) for s, text in frames.items() if s > got)
@@ -97,5 +99,5 @@ class PageLink:
         self._changed.set()
         return self._s
 
-    def _frame(self, actions: dict[str, Any]) -> str:
-        return json.dumps({"s": self._s, "done": self.done, "actions": actions})
+    def _frame(self, s: int, actions: dict[str, Any]) -> str:
+        return json.dumps({"s": s, "done": self.done, "actions": actions})

@@ -34,6 +34,7 @@ class Session:
         self._before: dict[int, dict[str, str | None]] = {}  # seq -> what the snapshot was, to put it back
         self._seq = 0
         self._answered = asyncio.Event()
+        self._overdue = False
         self._interactions = 0
         self._foreign: list[tuple[dict[str, Any], list[str]]] = []
 
@@ -58,7 +59,7 @@ class Session:
     async def settle(self) -> None:
         """Send what changed, and wait until it is stored, 250 ms at most. Without an orchestrator, wait for nothing."""
         self.flush()
-        if not self._unanswered or not self._connected():
+        if not self._unanswered or self._overdue or not self._connected():
             return
         until = self._seq
         try:
@@ -67,7 +68,8 @@ class Session:
                     self._answered.clear()
                     await self._answered.wait()
         except TimeoutError:
-            pass  # the visitor should not wait longer; the change is sent, and is sent again if need be
+            # The change is sent, and is sent again if need be. Until something is answered, nobody waits again.
+            self._overdue = True
 
     def flush(self) -> None:
         """Send what differs from the snapshot. While nobody listens the difference simply remains."""
@@ -105,6 +107,7 @@ class Session:
 
     def reconnected(self) -> None:
         """Another connection: send again what was not acknowledged on the old one, then what changed meanwhile."""
+        self._overdue = False
         for frame in self._unanswered.values():
             self._send(frame)
         self.flush()
@@ -119,6 +122,7 @@ class Session:
                 if self._snapshot.get(key) == sent:  # else the app has changed it again, and that is on its way
                     self._put_back(key, text)
                     self._keep(key, text)
+        self._overdue = False
         self._answered.set()
 
     def changed_elsewhere(self, changed: dict[str, Any], deleted: list[str]) -> None:
