@@ -216,7 +216,7 @@ def _fits(row: Row, idle_s: float | None, app_name: str | None, user: str | None
 
 def _print_sandboxes(rows: list[Row]) -> None:
     columns: dict[str, Callable[[Row], str]] = {"ID": lambda row: str(row.get("id"))[:SHORT_ID]}
-    for key in ("user", "app", "state", "age_s", "idle_s", "left_s", "why", "ws", "memory_bytes", "cpu_s"):
+    for key in ("app", "state", "age_s", "idle_s", "left_s", "why", "ws", "memory_bytes", "cpu_s", "user"):
         columns[key.removesuffix("_s").removesuffix("_bytes").upper()] = lambda row, key=key: show(key, row.get(key))  # type: ignore[misc]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows])
 
