@@ -119,6 +119,10 @@ def test_an_unknown_variable_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, HTAGWEB_MEMROY="1g") == ("HTAGWEB_MEMROY: unknown name; did you mean HTAGWEB_MEMORY?",)
 
 
+def test_a_variable_of_another_part_is_left_to_it(tmp_path: Path) -> None:
+    assert load(tmp_path, HTAGWEB_BIND="0.0.0.0", HTAGWEB_WORKERS="2") == Settings()
+
+
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
         Settings.load({"HTAGWEB_CONFIG": str(tmp_path / "nowhere.toml")})

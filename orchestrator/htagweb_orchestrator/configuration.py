@@ -19,8 +19,10 @@ from .keys import APP_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
 from .kinds import DNS_LABEL, Unexpected
 
 DEFAULT_FILE = Path("/etc/htagweb/htagweb.toml")
-OTHER_NAMES = frozenset({"HTAGWEB_CONFIG", "HTAGWEB_BIND", "HTAGWEB_PORT"})
-"""Names that begin like ours and mean something to compose or to this module, not to Settings."""
+OTHER_NAMES = frozenset(
+    "HTAGWEB_" + name for name in "CONFIG BIND PORT CA_FILE YES LISTEN_HOST LISTEN_PORT WORKERS SERVERS".split()
+)
+"""Names that mean something to this module, to compose, the scripts or the gateway, and nothing to Settings."""
 
 RUNSC_PIDS = 256
 """gVisor's own sentry counts too, and dies with fewer."""
