@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25  # how often the reaper looks
 SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
+RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 SETTLE_S, SETTLED_S = 3.0, 15.0  # after a start, idle ends wait for the gateways' reports: at least, at most
 
@@ -255,6 +256,8 @@ class ControlPlane:
                 took_s = self._now() - sandbox.lease.created_s
                 self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
                 self._step(sandbox, Step.READY)
+                if sandbox.link is None or sandbox.link.closed:  # it hung up with its last word
+                    self._spawn(self._relink(sandbox, RELINK_S), f"relink {sandbox.error_id}")
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
 
     def _step(self, sandbox: Sandbox, step: Step) -> None:
@@ -340,18 +343,19 @@ class ControlPlane:
         self._publish(sandbox)
         self._spawn(self._relink(sandbox), f"relink {sandbox.error_id}")
 
-    async def _relink(self, sandbox: Sandbox) -> None:
+    async def _relink(self, sandbox: Sandbox, delay_s: float = 0.0) -> None:
         """Until it answers: a handler may be blocking its harness. A hostile one need not answer at all; its idle time
         and its lifetime end it like any other."""
-        delay_s = 0.2
-        while sandbox.state is State.READY and not sandbox.died.is_set():
+        while True:
+            await asyncio.sleep(delay_s)
+            if sandbox.state is not State.READY or sandbox.died.is_set():
+                return
             try:
                 sandbox.link = await self._starter.connect(sandbox)
                 return
             except Exception as error:
                 log.debug("control connection not made: %s", error, extra={"sandbox": sandbox.id})
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, 10.0)
+            delay_s = min(max(delay_s * 2, RELINK_S), 10.0)
 
     # -- harness.Listener ----------------------------------------------------------------------------------------
 
@@ -363,10 +367,15 @@ class ControlPlane:
         if found is not None:
             found.exit_reason = reason or "the app ended itself"
 
-    def link_lost(self, sandbox: SandboxId) -> None:
+    def link_lost(self, sandbox: SandboxId, breach: str) -> None:
         found = self._registry.get(sandbox)
-        if found is not None and found.state is State.READY and not self._closing:
-            self._spawn(self._relink(found), f"relink {found.error_id}")
+        if found is None or found.state is not State.READY or self._closing:
+            return
+        if breach:
+            self._output.add(sandbox, f"{breach}\n")
+            self._endings.end(found, Ending.CRASHED, "it broke the rules of its control connection", polite=False)
+        else:
+            self._spawn(self._relink(found, RELINK_S), f"relink {found.error_id}")
 
     async def session_changed(
         self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]
@@ -379,12 +388,17 @@ class ControlPlane:
             await self._sessions.patch(user, changed, deleted)
         except SessionTooLarge as error:
             return str(error)
+        except (ValueError, RecursionError):
+            return "the session holds what can't be stored; the old value was kept"
         except sqlite3.Error as error:
             log.error("session not stored: %s", error, extra={"sandbox": sandbox})
             return "the session could not be stored; the old value was kept"
         for other in self._registry.of_user(user):
             if other is not found and other.link is not None and not other.link.closed:
                 self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
+        # Let those be written before our ack is: who hears of another's change before his own is acknowledged may know
+        # that his own came later, and won.
+        await asyncio.sleep(0)
         return None
 
     async def _tell(self, link: HarnessLink, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The orchestrator's end of the control protocol (docs/control-protocol.md): one connection to one harness.
 
-Nothing that arrives here is believed further than the sandbox's own user. Frames are bounded in size and rate; a peer
-that breaks the bounds loses the connection.
+Nothing that arrives here is believed further than the sandbox's own user. Frames are bounded in size and rate, and so
+is what waits to be read by the other side; a peer that breaks the bounds loses the connection.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 MAX_FRAME = 256 * 1024
 FRAMES_PER_S, BURST = 200.0, 400.0
+OUTSTANDING = 1024 * 1024  # bytes of session changes that a sandbox may leave unread
 
 
 class HarnessFailed(Exception):
@@ -30,6 +31,10 @@ class HarnessFailed(Exception):
     def __init__(self, error: str, traceback: str = "") -> None:
         super().__init__(error)
         self.traceback = traceback
+
+
+class Breach(Exception):
+    """What came is not the control protocol. `str()` is for the operator."""
 
 
 class Hello(Struct, frozen=True, tag="hello"):
@@ -95,7 +100,9 @@ class Listener(Protocol):
         """Store it; the error text if it was refused."""
         ...
 
-    def link_lost(self, sandbox: SandboxId) -> None: ...
+    def link_lost(self, sandbox: SandboxId, breach: str) -> None:
+        """The connection has ended; `breach` says what the sandbox did against the protocol, if that is why."""
+        ...
 
 
 class HarnessLink:
@@ -153,6 +160,10 @@ class HarnessLink:
         return self._ready(await self._ask("claim", {"type": "claim", **message}))
 
     async def session(self, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
+        if self._writer.transport.get_write_buffer_size() > OUTSTANDING:
+            # Another sandbox of the same user decides how much is sent here, so this must not pile up.
+            self._writer.transport.abort()
+            raise HarnessFailed("the sandbox does not read what it is told")
         await self._send({"type": "session", "set": dict(changed), "del": list(deleted)})
 
     async def ping(self) -> None:
@@ -229,38 +240,39 @@ class HarnessLink:
     # -- the reading side ----------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
-        tokens, then = BURST, loop.time()
+        breach = ""
         try:
-            while True:
-                size = int.from_bytes(await self._reader.readexactly(4), "big")
-                if size > MAX_FRAME:
-                    log.warning("control frame too large", extra={"sandbox": self._sandbox, "bytes": size})
-                    break
-                payload = await self._reader.readexactly(size)
-                now = loop.time()
-                tokens, then = min(BURST, tokens + (now - then) * FRAMES_PER_S) - 1, now
-                if tokens < 0:  # not reading is the whole punishment: the sandbox waits, nobody else does
-                    await asyncio.sleep(-tokens / FRAMES_PER_S)
-                await self._dispatch(payload)
-        except (asyncio.IncompleteReadError, ConnectionError):
+            await self._take_frames()
+        except Breach as error:
+            breach = str(error)
+            log.warning("control protocol broken", extra={"sandbox": self._sandbox, "why": breach})
+        except (asyncio.IncompleteReadError, ConnectionError, HarnessFailed):
             pass
-        except msgspec.MsgspecError as error:
-            log.warning("control frame not understood", extra={"sandbox": self._sandbox, "error": str(error)[:200]})
+        except Exception:
+            log.exception("control connection failed", extra={"sandbox": self._sandbox})
         if not self._closed:
             self._closed = True
             self._writer.close()
-            self._fail(HarnessFailed("the sandbox ended before it answered"))
-            self._listener.link_lost(self._sandbox)
+            self._fail(HarnessFailed(breach or "the sandbox ended before it answered"))
+            self._listener.link_lost(self._sandbox, breach)
 
-    async def _dispatch(self, payload: bytes) -> None:
-        try:
-            message = _decoder.decode(payload)
-        except msgspec.ValidationError:
-            kind = msgspec.json.decode(payload, type=_Typed).type
-            if kind in _KNOWN:
-                raise
-            return  # a newer harness may say things that we don't know
+    async def _take_frames(self) -> None:
+        loop = asyncio.get_running_loop()
+        tokens, then = BURST, loop.time()
+        while True:
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            if size > MAX_FRAME:
+                raise Breach(f"the sandbox sent a control frame of {size} bytes")
+            payload = await self._reader.readexactly(size)
+            now = loop.time()
+            tokens, then = min(BURST, tokens + (now - then) * FRAMES_PER_S) - 1, now
+            if tokens < 0:  # not reading is the whole punishment: the sandbox waits, nobody else does
+                await asyncio.sleep(-tokens / FRAMES_PER_S)
+            message = _understood(payload)
+            if message is not None:
+                await self._dispatch(message)
+
+    async def _dispatch(self, message: Message) -> None:
         match message:
             case Hello():
                 self._answer("hello", message)
@@ -277,6 +289,19 @@ class HarnessLink:
                 await self._send({"type": "session.ack", "seq": message.seq, "error": error})
             case Busy():
                 pass  # holds off the idle and interaction timeouts: comes with them
+
+
+def _understood(payload: bytes) -> Message | None:
+    """None for what only a newer harness says. Raises Breach."""
+    try:
+        try:
+            return _decoder.decode(payload)
+        except msgspec.ValidationError:
+            if msgspec.json.decode(payload, type=_Typed).type in _KNOWN:
+                raise
+            return None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Breach(f"the sandbox sent a control frame that can't be read: {str(error)[:200]}") from error
 
 
 _KNOWN = {"hello", "ready", "failed", "session", "output", "busy", "ping", "exit"}
