@@ -68,7 +68,7 @@ def _options() -> Any:
 
 
 def _bind(path: str, mode: int) -> socket.socket:
-    """A socket that appears under its name when it can be connected to: the orchestrator waits for no more than that."""
+    """A socket that appears under its name once it can be connected to: the orchestrator waits for the name alone."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 ^ mode)
     try:

@@ -1,0 +1,154 @@
+"""The pages of both generations in a real Chromium, with the platform's own script in them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.harness.apps import COUNTER1, COUNTER2
+from tests.harness.conftest import Boot
+from tests.harness.driver import Harness
+from tests.harness.test_generation1 import APP as APP1
+from tests.harness.test_generation2 import APP as APP2
+from tests.harness.way_in import WayIn
+
+DEADLINE_MS = 15_000
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = await browser.new_page()
+        page.set_default_timeout(DEADLINE_MS)
+        expect.set_options(timeout=DEADLINE_MS)
+        yield page
+        await browser.close()
+
+
+async def served(boot: Boot, generation: int, source: str) -> Harness:
+    harness = await boot(generation)
+    await harness.load(source)
+    await harness.claim()
+    return harness
+
+
+@pytest.fixture
+async def ways() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def way_to(harness: Harness, ways: AsyncExitStack, *, websockets: bool = True) -> WayIn:
+    way = WayIn(harness)
+    way.websockets = websockets
+    await way.open()
+    ways.push_async_callback(way.break_down)
+    return way
+
+
+async def press(page: Page, label: str) -> None:
+    await page.get_by_role("button", name=label, exact=True).click()
+
+
+@pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
+@pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
+async def test_a_click_is_answered(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    way = await way_to(await served(boot, generation, source), ways, websockets=websockets)
+    await page.goto(way.url)
+    for n in (1, 2):
+        await press(page, "more")
+        await expect(page.locator("output")).to_have_text(str(n))
+    await page.reload()
+    await expect(page.locator("output")).to_have_text("2")
+    assert way.handshakes >= 1
+
+
+@pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
+async def test_a_push_arrives_by_itself(boot: Boot, ways: AsyncExitStack, page: Page, websockets: bool) -> None:
+    harness = await served(boot, 1, APP1)
+    way = await way_to(harness, ways, websockets=websockets)
+    await page.goto(way.url)
+    await press(page, "push")
+    (harness.app_dir / "go").touch()
+    await expect(page.locator("output")).to_have_text("push 2")
+
+
+async def test_clicks_during_a_breakdown_are_done_once_and_without_a_reload(
+    boot: Boot, ways: AsyncExitStack, page: Page
+) -> None:
+    harness = await served(boot, 1, COUNTER1)
+    way = await way_to(harness, ways)
+    await page.goto(way.url)
+    await page.evaluate("window.stayed = true")
+    await press(page, "more")
+    await way.break_down()
+    await press(page, "more")
+    await press(page, "more")
+    await way.open()
+    await expect(page.locator("output")).to_have_text("3")
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("4")
+    await harness.link.said("counted to 4")
+    assert harness.link.output.count("counted to") == 4
+    assert await page.evaluate("window.stayed")
+
+
+async def test_a_click_whose_answer_was_lost_is_answered_after_the_breakdown(
+    boot: Boot, ways: AsyncExitStack, page: Page
+) -> None:
+    harness = await served(boot, 1, APP1)
+    way = await way_to(harness, ways)
+    await page.goto(way.url)
+    await press(page, "slow")
+    await harness.link.said("slow begins")
+    await way.break_down()
+    await way.open()
+    await expect(page.locator("output")).to_have_text("slow done")
+    assert harness.link.output.count("slow begins") == 1
+
+
+@pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
+@pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
+async def test_a_page_of_an_earlier_sandbox_loads_the_new_one(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    way = await way_to(await served(boot, generation, source), ways, websockets=websockets)
+    await page.goto(way.url)
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("1")
+    await way.break_down()
+    way.to = await served(boot, generation, source)
+    await way.open()
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("0")
+
+
+async def test_an_exception_is_shown_in_the_page(boot: Boot, ways: AsyncExitStack, page: Page) -> None:
+    way = await way_to(await served(boot, 1, APP1), ways)
+    await page.goto(way.url)
+    await press(page, "fail")
+    alert = page.get_by_role("alert")
+    await expect(alert).to_contain_text("Something went wrong in this app: on purpose")
+    await alert.get_by_role("button", name="Close").click()
+    await expect(alert).to_have_count(0)
+    await press(page, "slow")
+    await expect(page.locator("output")).to_have_text("slow done")
+
+
+@pytest.mark.parametrize(("generation", "source"), [(1, APP1), (2, APP2)], ids=["htag 1", "htag 2"])
+async def test_a_generators_steps_end_with_the_last(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str
+) -> None:
+    way = await way_to(await served(boot, generation, source), ways)
+    await page.goto(way.url)
+    await press(page, "steps")
+    await expect(page.locator("output")).to_have_text("step 2")
