@@ -189,8 +189,8 @@ class Sandbox:
             _really_exit(code)
         if self._importing:
             self._fail("load", f"the app ended itself while it was imported: os._exit({code!r})")
-        elif self.stage == Stage.CLAIMED:
-            self._send({"type": "exit", "reason": f"os._exit({code!r})"})
+        elif self.stage == Stage.CLAIMED and code == 0:  # any other code is a crash, and shows as one
+            self._send({"type": "exit", "reason": "os._exit(0)"})
         self.control.leave(code)
 
     _pid = os.getpid()

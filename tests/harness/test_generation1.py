@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 
+import httpx
 import pytest
 
 from tests.harness.apps import COUNTER1
@@ -21,7 +22,7 @@ class App(Tag.div):
         self += Tag.p(f"init {args} {named}")
         self.shown = Tag.output("ready")
         self += self.shown
-        for name in ("fail", "slow", "steps", "push", "readonly", "quit", "cancelled"):
+        for name in ("fail", "slow", "steps", "push", "readonly", "quit", "die", "cancelled"):
             self += Tag.button(name, _onclick=getattr(self.bind, name)())
 
     def fail(self):
@@ -52,6 +53,10 @@ class App(Tag.div):
 
     def quit(self):
         raise SystemExit(0)
+
+    def die(self):
+        print("dying")
+        os._exit(3)
 
     def cancelled(self):
         raise asyncio.CancelledError
@@ -266,6 +271,15 @@ async def test_sys_exit_in_a_handler_ends_the_app(app: Harness) -> None:
     await (await Page.open(app)).click("quit")
     await app.link.frame("exit")
     assert await app.ended() == 0
+
+
+async def test_os_exit_in_a_handler_ends_the_process_at_once_but_not_before_its_output(app: Harness) -> None:
+    page = await Page.open(app)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await page.click("die")
+    assert await app.ended() == 3
+    await app.link.said("dying")
+    assert not [frame for frame in app.link.heard if frame["type"] == "exit"]
 
 
 async def test_a_page_of_another_sandbox_is_told_to_reload(counter: Harness) -> None:
