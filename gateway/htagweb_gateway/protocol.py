@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the limits that it lacks: heads in size and time, ambiguous framing, stalled readers.
+"""uvicorn's protocols with the limits that they lack: heads in size and time, ambiguous framing, stalled readers.
 
 Requests that are refused here never become a scope; `front.check` judges the others by what a scope shows.
 """
@@ -12,7 +12,9 @@ from typing import Any
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.http11 import Request
 
 from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
 
@@ -210,6 +212,27 @@ class FrontProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = self._rest_timer = None
+
+
+class FrontWebSocket(WebSocketsSansIOProtocol):
+    """`uvicorn.Config(ws=FrontWebSocket)`. `limit` is in the scope as "htagweb.limit"."""
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["htagweb.limit"] = self.limit  # type: ignore[typeddict-unknown-key]
+
+    def limit(self, message_size: int) -> None:
+        """Refuse longer messages while they come in. To be called before the handshake is accepted.
+
+        The size is configured where the apps are, so it isn't known when the server starts.
+        """
+        self.conn.max_message_size = message_size
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # else uvicorn logs each refusal as an application that didn't answer
 
 
 def _watch_for_stalls(transport: asyncio.Transport, seconds: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.frames import EXTERNAL_CLOSE_CODES, CloseCode
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
@@ -84,6 +84,8 @@ class Relay:
         pumps: list[asyncio.Task[None]] = []
         try:
             await receive()  # websocket.connect
+            if (limit := scope.get("htagweb.limit")) is not None:
+                limit(self._message_size)
             await send({"type": "websocket.accept", "subprotocol": sandbox.subprotocol})
             pumps = [
                 asyncio.create_task(self._from_browser(receive, sandbox), name="browser->sandbox"),
@@ -148,11 +150,10 @@ class Relay:
         except TimeoutError as error:
             connection.transport.abort()
             raise HeadTimeout(f"no WebSocket handshake within {self._head_timeout_s:g} s") from error
-        except (EOFError, InvalidMessage, OSError) as error:
+        except (InvalidHandshake, OSError, EOFError, ValueError) as error:
             connection.transport.abort()
-            raise Dropped(f"no answer to a WebSocket handshake: {error!r}") from error
-        except (InvalidHandshake, ValueError) as error:
-            connection.transport.abort()
+            if isinstance(error.__cause__, EOFError) or isinstance(error, (OSError, EOFError)):
+                raise Dropped("closed without an answer to a WebSocket handshake") from error
             raise BadResponse(f"no WebSocket handshake: {error!r}") from error
         except BaseException:
             connection.transport.abort()

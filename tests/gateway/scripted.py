@@ -22,8 +22,8 @@ from uvicorn.server import ServerState
 from htagweb_gateway import front
 from htagweb_gateway.exchange import Message, Receive, Send
 from htagweb_gateway.headers import Forward
-from htagweb_gateway.protocol import FrontProtocol
-from htagweb_gateway.relay import Relay
+from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
+from htagweb_gateway.relay import Relay, refuse
 from htagweb_gateway.upstream import Upstream
 from htagweb_gateway.upstream_errors import UpstreamError
 from htagweb_orchestrator.model import UnixAddress
@@ -226,6 +226,8 @@ class Front:
             self.faults.append(error)
             if scope["type"] == "http":
                 await _plain(send, error.status, error.reason)
+            else:
+                await refuse(scope, receive, send, error.status, error.reason.encode())
 
     def _upload(self) -> None:
         self.uploads += 1
@@ -257,13 +259,17 @@ class Server:
     def make(self) -> HttpToolsProtocol:
         return self.protocol(self.config, self.state, {})
 
-    async def connect(self) -> Wire:
-        # So small buffers that whoever stalls is noticed after kilobytes, not megabytes.
+    async def socket(self) -> socket.socket:
+        """Connected, and with so small buffers that whoever stalls is noticed after kilobytes, not megabytes."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        return sock
+
+    async def connect(self) -> Wire:
+        sock = await self.socket()
         self.visitors.append(Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17)))
         return self.visitors[-1]
 
@@ -319,5 +325,5 @@ async def path_to(script: Script, **options: Any) -> AsyncIterator[tuple[Server,
     """A gateway in front of a scripted sandbox."""
     async with sandbox(script) as found:
         app = Front(found.address, **options)
-        async with gateway(app) as server:
+        async with gateway(app, ws=FrontWebSocket) as server:
             yield server, app, found

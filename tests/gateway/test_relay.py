@@ -1,0 +1,355 @@
+"""One WebSocket through the relay, with a real client on one side and a real server on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, unix_serve
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_orchestrator.model import UnixAddress
+
+from .scripted import Front, Server, Wire, eventually, gateway, path_to
+
+BOTH_LOOPS = True
+MIB = 1024 * 1024
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Stage:
+    """A visitor's socket to a handler in a sandbox, through a gateway."""
+
+    def __init__(self, server: Server, app: Front) -> None:
+        self.server = server
+        self.app = app
+        self.sockets: list[ServerConnection] = []
+
+    def visit(self, path: str = "/app/ws", **options: Any) -> connect:
+        options = {"max_size": None, "compression": None, **options}
+        return connect(f"ws://127.0.0.1:{self.server.port}{path}", proxy=None, **options)
+
+
+@asynccontextmanager
+async def stage(handler: Handler, *, message_size: int = 16 * MIB, **options: Any) -> AsyncIterator[Stage]:
+    found: Stage
+
+    async def serve(socket: ServerConnection) -> None:
+        found.sockets.append(socket)
+        with suppress(ConnectionClosed):
+            await handler(socket)
+
+    with tempfile.TemporaryDirectory(prefix="data-path-") as directory:
+        path = str(Path(directory) / "app.sock")
+        options.setdefault("max_size", None)
+        async with unix_serve(serve, path, **options):
+            app = Front(UnixAddress(path=path, uid=os.getuid()), message_size=message_size)
+            async with gateway(app, ws=FrontWebSocket, ws_max_size=message_size) as server:
+                found = Stage(server, app)
+                yield found
+
+
+async def echo(socket: ServerConnection) -> None:
+    async for message in socket:
+        await socket.send(message)
+
+
+async def hold(socket: ServerConnection) -> None:
+    await socket.wait_closed()
+
+
+async def ending(
+    socket: ClientConnection | ServerConnection, *, within_s: float = 1.0
+) -> tuple[int | None, str | None]:
+    async with asyncio.timeout(within_s):
+        await socket.wait_closed()
+    return socket.close_code, socket.close_reason
+
+
+@pytest.mark.parametrize(
+    "message", ["hello", "", "é€😀", b"", b"\x00\xff", bytes(range(256)) * 4096, "x" * MIB], ids=lambda each: len(each)
+)
+async def test_messages_pass_both_ways(message: str | bytes) -> None:
+    async with stage(echo) as found, found.visit() as visitor:
+        await visitor.send(message)
+        assert await visitor.recv() == message
+        assert found.app.messages == 1
+
+
+async def test_a_message_in_fragments_is_one_message() -> None:
+    async with stage(echo) as found, found.visit() as visitor:
+        await visitor.send([b"a" * 1000, b"b", b"", b"c" * 100_000])
+        assert await visitor.recv() == b"a" * 1000 + b"b" + b"c" * 100_000
+
+
+async def test_many_messages_keep_their_order() -> None:
+    async with stage(echo) as found, found.visit() as visitor:
+
+        async def talk() -> None:
+            for n in range(2000):
+                await visitor.send(str(n))
+
+        talking = asyncio.create_task(talk())
+        assert [await visitor.recv() for _ in range(2000)] == [str(n) for n in range(2000)]
+        await talking
+
+
+async def test_the_sandbox_chooses_the_subprotocol() -> None:
+    async with stage(echo, subprotocols=[Subprotocol("b")]) as found:
+        async with found.visit(subprotocols=["a", "b"]) as visitor:
+            assert visitor.subprotocol == "b"
+    async with stage(echo) as found, found.visit(subprotocols=["a", "b"]) as visitor:
+        assert visitor.subprotocol is None
+
+
+async def test_the_handshake_arrives_as_it_was_sent() -> None:
+    async with stage(echo) as found:
+        headers = {"Cookie": "a=1; htagweb=secret", "Origin": "http://test", "X-Forwarded-For": "6.6.6.6"}
+        async with found.visit("/app/a%2Fb//?x=%2e&y", additional_headers=headers) as visitor:
+            await visitor.send("x")
+            await visitor.recv()
+        request = found.sockets[0].request
+        assert request is not None
+        assert request.path == "/a%2Fb//?x=%2e&y"
+        told = {name: request.headers.get_all(name) for name in ("Host", "Cookie", "Origin", "X-Forwarded-For")}
+        assert told == {
+            "Host": [f"127.0.0.1:{found.server.port}"],
+            "Cookie": ["a=1"],
+            "Origin": ["http://test"],
+            "X-Forwarded-For": ["127.0.0.1"],
+        }
+        assert request.headers["X-Forwarded-Prefix"] == "/app"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "moved"), (3000, "own"), (4999, "é" * 30)])
+async def test_a_visitors_goodbye_reaches_the_sandbox(code: int, reason: str) -> None:
+    async with stage(hold) as found, found.visit() as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        await visitor.close(code, reason)
+        assert await ending(found.sockets[0]) == (code, reason)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "idle"), (1011, "oops"), (4000, "é" * 30)])
+async def test_a_sandboxs_goodbye_reaches_the_visitor(code: int, reason: str) -> None:
+    async def leave(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.close(code, reason)
+
+    async with stage(leave) as found, found.visit() as visitor:
+        await visitor.send("leave")
+        assert await ending(visitor) == (code, reason)
+
+
+async def test_a_sandbox_that_dies_closes_the_visitors_socket_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with stage(hold) as found, found.visit() as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        found.sockets[0].transport.abort()
+        assert await ending(visitor) == (1014, "the app went away")
+        await eventually(lambda: found.app.running == 0)
+    assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []
+
+
+async def test_a_visitor_who_dies_closes_the_sandboxs_socket_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with stage(hold) as found, found.visit() as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        visitor.transport.abort()
+        assert (await ending(found.sockets[0]))[0] == 1001
+        await eventually(lambda: found.app.running == 0)
+    assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []
+
+
+async def test_an_ending_from_outside_tells_both_sides_why() -> None:
+    async with stage(hold) as found, found.visit() as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        found.app.relays[0].close(1001, "idle")
+        assert await ending(visitor) == (1001, "idle")
+        assert await ending(found.sockets[0]) == (1001, "idle")
+        await eventually(lambda: found.app.running == 0)
+
+
+async def test_an_ending_from_outside_waits_for_nobody() -> None:
+    async def flood(socket: ServerConnection) -> None:
+        while True:
+            await socket.send(b"x" * 65536)
+
+    async with stage(flood) as found, found.visit(max_queue=1) as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        found.app.relays[0].close(1001, "idle")
+        found.app.relays[0].close(1000, "too late")
+        await eventually(lambda: found.app.running == 0, within_s=3)
+        visitor.transport.abort()
+
+
+@pytest.mark.parametrize("message", [b"x" * 2001, "é" * 1001])
+async def test_too_long_a_message_of_a_visitor_ends_both_sides(message: bytes | str) -> None:
+    async with stage(hold, message_size=2000) as found, found.visit() as visitor:
+        await eventually(lambda: len(found.sockets) == 1)
+        await visitor.send(message)
+        assert (await ending(visitor))[0] == 1009
+        assert (await ending(found.sockets[0]))[0] == 1009
+
+
+async def test_too_long_a_message_is_refused_while_it_comes_in() -> None:
+    async with stage(hold, message_size=2000) as found:
+        found.server.config.ws_max_size = 1 << 30  # what the server itself would take
+        async with found.visit() as visitor:
+
+            async def endless() -> AsyncIterator[bytes]:
+                while True:
+                    yield b"x" * 1000
+
+            with suppress(ConnectionClosed):
+                await visitor.send(endless())
+            assert (await ending(visitor))[0] == 1009
+            assert found.app.messages == 0
+
+
+async def test_on_another_server_the_relay_itself_holds_a_visitor_to_the_size() -> None:
+    async with stage(hold, message_size=2000) as found:
+        found.server.config.ws_max_size = MIB
+        found.server.config.ws_protocol_class = WebSocketsSansIOProtocol
+        async with found.visit() as visitor:
+            await visitor.send("é" * 1001)
+            assert (await ending(visitor))[0] == 1009
+            assert (await ending(found.sockets[0]))[0] == 1009
+
+
+async def test_too_long_a_message_of_a_sandbox_ends_both_sides() -> None:
+    async def shout(socket: ServerConnection) -> None:
+        await socket.send(b"x" * 2001)
+        await socket.wait_closed()
+
+    async with stage(shout, message_size=2000) as found, found.visit() as visitor:
+        assert (await ending(visitor))[0] == 1009
+        assert (await ending(found.sockets[0]))[0] == 1009
+
+
+async def test_a_message_of_just_the_size_passes() -> None:
+    async with stage(echo, message_size=2000) as found, found.visit() as visitor:
+        for message in (b"x" * 2000, "é" * 1000):
+            await visitor.send(message)
+            assert await visitor.recv() == message
+
+
+@pytest.mark.parametrize(("refusal", "status"), [(403, 403), (404, 404), (503, 503)])
+async def test_a_refused_handshake_is_refused_with_the_same_status(
+    refusal: int, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(socket: ServerConnection, request: Request) -> Response:
+        return socket.respond(refusal, "no\n")
+
+    async with stage(echo, process_request=refuse) as found:
+        with pytest.raises(InvalidStatus) as refused:
+            async with found.visit():
+                pass
+        assert refused.value.response.status_code == status
+        assert found.app.faults == []
+    assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "dropped"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "bad-response"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n", "bad-response"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", "bad-response"),
+        (b"SSH-2.0\r\n", "bad-response"),
+        (b"\x00" * 100_000, "bad-response"),
+    ],
+)
+async def test_what_is_no_handshake_is_a_fault_before_the_visitor_is_accepted(answer: bytes, reason: str) -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer)
+
+    async with path_to(script) as (server, app, _):
+        with pytest.raises(InvalidStatus):
+            async with Stage(server, app).visit():
+                pass
+        assert [fault.reason for fault in app.faults] == [reason]
+
+
+async def test_a_sandbox_that_is_not_there_is_unreachable() -> None:
+    async def script(wire: Wire) -> None:
+        pass
+
+    async with path_to(script) as (server, app, _):
+        app.address = UnixAddress(path=app.address.path + "x", uid=app.address.uid)
+        with pytest.raises(InvalidStatus):
+            async with Stage(server, app).visit():
+                pass
+        assert [fault.reason for fault in app.faults] == ["unreachable"]
+
+
+async def test_pings_are_answered_here_and_are_no_activity() -> None:
+    async with stage(hold) as found, found.visit() as visitor:
+        async with asyncio.timeout(1):
+            await (await visitor.ping())
+        await eventually(lambda: len(found.sockets) == 1)
+        async with asyncio.timeout(1):
+            await (await found.sockets[0].ping())
+        assert found.app.messages == 0
+
+
+async def test_a_flood_waits_for_a_visitor_who_does_not_read() -> None:
+    sent = 0
+
+    async def flood(socket: ServerConnection) -> None:
+        nonlocal sent
+        while True:
+            await socket.send(b"x" * 10_000)
+            sent += 1
+
+    async with stage(flood) as found, found.visit(sock=await found.server.socket()) as visitor:
+        await visitor.recv()
+        visitor.transport.pause_reading()
+        before = -1
+        async with asyncio.timeout(10):
+            while before != sent:
+                before = sent
+                await asyncio.sleep(0.15)
+        held = [each.transport.get_write_buffer_size() for each in found.server.state.connections]
+        assert sum(held) < 256 * 1024
+        visitor.transport.abort()
+        await eventually(lambda: found.app.running == 0)
+
+
+async def test_a_visitor_waits_for_a_sandbox_that_does_not_read() -> None:
+    free = asyncio.Event()
+
+    async def deaf(socket: ServerConnection) -> None:
+        await free.wait()
+        await echo(socket)
+
+    async with stage(deaf, max_queue=1) as found, found.visit(sock=await found.server.socket()) as visitor:
+        sent = [0]
+
+        async def talk() -> None:
+            while True:
+                await visitor.send(b"x" * 10_000)
+                sent[0] += 1
+
+        talking = asyncio.create_task(talk())
+        before = -1
+        async with asyncio.timeout(10):
+            while before != sent[0]:
+                before = sent[0]
+                await asyncio.sleep(0.15)
+        assert sent[0] * 10_000 < 16 * MIB
+        talking.cancel()
+        found.app.relays[0].close(1001, "idle")
+        await eventually(lambda: found.app.running == 0, within_s=3)
+        free.set()
+        visitor.transport.abort()
