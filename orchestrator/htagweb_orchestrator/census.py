@@ -54,6 +54,8 @@ class Census:
                             await self.reconcile()
             except OrchestratorError as error:
                 log.warning("%s", error, extra={"reason": error.reason})
+            except Exception:
+                log.exception("the engine's events can't be followed")
             await asyncio.sleep(1)
 
     async def reconcile(self, *, adopt: bool = False) -> None:

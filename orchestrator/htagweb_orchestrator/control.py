@@ -142,11 +142,15 @@ class ControlPlane:
                 await self._census.reconcile(adopt=True)
                 break
             except OrchestratorError as error:
-                if str(error) != str(self._refusal):
-                    log.error(str(error), extra={"reason": error.reason})
-                self._refusal = error
-                opened.set()
-                await asyncio.sleep(2)
+                refusal = error
+            except Exception:
+                log.exception("what runs could not be found out")
+                refusal = EngineUnavailable("The server has a problem of its own. Its operator finds it in the log.")
+            if str(refusal) != str(self._refusal):
+                log.error(str(refusal), extra={"reason": refusal.reason})
+            self._refusal = refusal
+            opened.set()
+            await asyncio.sleep(2)
         self._refusal = None
         opened.set()
         log.info(
@@ -169,7 +173,7 @@ class ControlPlane:
         await self._endings.close()
         for sandbox in self._registry:
             if sandbox.state is State.READY:
-                self._starter.write_lease(sandbox)
+                self._save(sandbox)
             if sandbox.link is not None:
                 sandbox.link.close()
         await self._engine.close()
@@ -332,12 +336,20 @@ class ControlPlane:
             if not watched:
                 sandbox.lease = lease.replace(idle_frozen_s=lease.idle_frozen_s + passed_s)
             if now - sandbox.written_s > WRITE_S and (not watched or lease.last_activity_s > sandbox.written_s):
-                self._starter.write_lease(sandbox)
+                self._save(sandbox)
         since_s = now - self._opened_s
         settled = since_s > SETTLED_S or (since_s > SETTLE_S and self._hub.all_reported)
         for sandbox, why, said in reaper.due(self._registry, now, idle_counts=watched and settled):
             self._endings.end(sandbox, why, said)
         self._endings.forget_old()
+
+    def _save(self, sandbox: Sandbox) -> None:
+        """A disk that is full, or a directory that is gone, must not keep the reaper from the others."""
+        try:
+            self._starter.write_lease(sandbox)
+        except OSError as error:
+            log.warning("lease not written: %s", error, extra={"sandbox": sandbox.id})
+            sandbox.written_s = self._now()
 
     def _adopted(self, sandbox: Sandbox) -> None:
         self._publish(sandbox)

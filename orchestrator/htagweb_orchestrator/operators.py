@@ -53,7 +53,11 @@ class Operators:
     async def inspect(self, prefix: str) -> list[Row]:
         """All that is known of those, or of ones that ended in the last quarter of an hour."""
         rows = await self.rows(prefix)
-        for row, sandbox in zip(rows, self._control.sandboxes(prefix), strict=False):
+        there = {sandbox.id: sandbox for sandbox in self._control.sandboxes(prefix)}
+        for row in rows:
+            sandbox = there.get(row["id"])
+            if sandbox is None:
+                continue  # it went while the engine was asked
             row["steps"] = sandbox.steps_ms
             row["address"] = getattr(sandbox.address, "path", None)
             row["limits"] = sandbox.lease.limits

@@ -262,6 +262,8 @@ class Stage:
             for held in engine.held.values():
                 held.set()
         for plane in self.planes:
+            # While its engine's events are still followed, which say that an end is through.
+            await eventually(lambda: not any(s.state is State.ENDED for s in plane.sandboxes()))  # noqa: B023
             await plane.close()
         for sandbox in list(self.machine.containers):
             self.machine.remove(sandbox)
