@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import aclosing
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,14 @@ class Stage:
         store = Sessions(self.root / "state" / "sessions.sqlite", size=settings.session_size_bytes)
         self._stores.append(store)
         return store
+
+    @contextmanager
+    def broken_store(self) -> Iterator[None]:
+        """For as long as this lasts, the store of sessions can't be read or written."""
+        with closing(sqlite3.connect(self.root / "state" / "sessions.sqlite", isolation_level=None)) as other:
+            other.execute("ALTER TABLE session RENAME TO lost")
+            yield
+            other.execute("ALTER TABLE lost RENAME TO session")
 
     def harness(self, route: Route) -> Harness:
         return self.machine.harness(route.sandbox)

@@ -1,0 +1,143 @@
+"""An orchestrator that starts on what an earlier one left, in order or by kill -9."""
+
+from __future__ import annotations
+
+from htagweb_orchestrator.model import Ending, SandboxId, Seen, State, UserId
+from htagweb_orchestrator.registry import Lease
+from tests.orchestrator.engine import FakeEngine
+from tests.orchestrator.harness import NeverSaysHello
+from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
+
+
+async def test_a_restart_finds_every_running_sandbox_again(stage: Stage, plane: Plane) -> None:
+    before = [await plane.until_ready(user, app) for user in (ALICE, BOB) for app in (HELLO, CLOCK)]
+    await stage.close_plane(plane)
+    again = await stage.open()
+    after = [await again.lease(user, app) for user in (ALICE, BOB) for app in (HELLO, CLOCK)]
+    assert [(route.sandbox, route.address) for route in after] == [(route.sandbox, route.address) for route in before]
+    assert {route.state for route in after} == {State.READY}
+    assert again.engine.calls["start"] == again.engine.calls["stop"] == 0
+
+
+async def test_an_adopted_sandbox_keeps_its_idle_clock_and_its_age(stage: Stage, plane: Plane) -> None:
+    watch = await plane.gateway()
+    sandbox = (await plane.until_ready(ALICE, HELLO)).sandbox
+    stage.clock.forward(600)
+    await watch.report({sandbox: Seen(idle_s=200)})
+    await stage.close_plane(plane)
+    again = await stage.open()
+    assert [(row["age_s"], row["idle_s"], row["left_s"]) for row in await again.operators.rows()] == [
+        (600.0, 200.0, 700.0)
+    ]
+    await again.gateway()
+    stage.clock.forward(700 - 16)
+    assert (await again.until_ended(ALICE, HELLO)).ending is Ending.IDLE
+
+
+async def test_an_adopted_sandbox_is_watched_and_ended_like_any_other(stage: Stage) -> None:
+    old = stage.left_behind()
+    plane = await stage.open()
+    watch = await plane.gateway()
+    assert watch.routes[ALICE, HELLO].sandbox == old.sandbox
+    await eventually(lambda: stage.machine.harness(old.sandbox).connected)
+    assert await stage.machine.harness(old.sandbox).change({"a": 1}) is None
+    stage.machine.die(old.sandbox, 5)
+    assert (await plane.until_ended(ALICE, HELLO)).detail == "exit code 5"
+    await eventually(lambda: stage.nothing_left_of(old.sandbox))
+
+
+async def test_what_a_harness_held_back_arrives_after_the_restart(stage: Stage, plane: Plane) -> None:
+    route = await plane.until_ready(ALICE, HELLO)
+    harness = stage.harness(route)
+    await stage.close_plane(plane)
+    await eventually(lambda: not harness.connected)
+    harness.say(type="output", text="nobody was there\n")
+    change = harness.changing({"a": 1})
+    again = await stage.open()
+    assert await change is None
+    assert "nobody was there" in again.operators.logs(route.sandbox)[route.sandbox]
+
+
+async def test_an_adopted_sandbox_that_does_not_answer_is_kept_and_counted(stage: Stage) -> None:
+    stage.machine.next(NeverSaysHello)
+    old = stage.left_behind()
+    plane = await stage.open()
+    assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
+
+
+async def test_a_new_sandbox_never_gets_an_adopted_ones_uid(stage: Stage) -> None:
+    uids = range(30000, 30010)
+    for number, _ in enumerate(uids):
+        stage.left_behind(user=UserId(f"user-{number}"))
+    plane = await stage.open()
+    route = await plane.until_ready(ALICE, HELLO)
+    assert stage.machine.containers[route.sandbox].spec.uid not in uids
+
+
+# -- what no lease holds any more ------------------------------------------------------------------------------------
+
+
+async def test_what_has_no_lease_that_holds_is_removed(stage: Stage) -> None:
+    started_only = stage.left_behind(state="starting", user=UserId("1"))
+    of_another_boot = stage.left_behind(boot_id="another", user=UserId("2"))
+    without_a_lease = stage.left_behind(lease=False, user=UserId("3"))
+    with_another_uid = stage.left_behind(uid=12345, user=UserId("4"))
+    ended = stage.left_behind(user=UserId("5"))
+    stage.machine.die(ended.sandbox, 1)
+    broken = stage.left_behind(user=UserId("6"))
+    (stage.root / "run" / broken.sandbox / "lease.json").write_text("{")
+    holds = stage.left_behind(user=UserId("7"))
+    await stage.open()
+    for lease in (started_only, of_another_boot, without_a_lease, with_another_uid, ended, broken):
+        assert stage.nothing_left_of(lease.sandbox)
+    assert list(stage.machine.containers) == stage.run_directory.ids() == [holds.sandbox]
+
+
+async def test_a_lease_that_names_another_sandbox_is_not_believed(stage: Stage) -> None:
+    first, second = stage.left_behind(), stage.left_behind(user=BOB)
+    lease = (stage.root / "run" / first.sandbox / "lease.json").read_bytes()
+    (stage.root / "run" / second.sandbox / "lease.json").write_bytes(lease)
+    plane = await stage.open()
+    assert [sandbox.id for sandbox in plane.sandboxes()] == [first.sandbox]
+    assert stage.nothing_left_of(second.sandbox)
+
+
+async def test_of_two_sandboxes_of_one_user_and_app_one_is_kept(stage: Stage) -> None:
+    stage.left_behind()
+    stage.left_behind()
+    plane = await stage.open()
+    assert len(plane.sandboxes()) == len(stage.machine.containers) == len(stage.run_directory.ids()) == 1
+
+
+async def test_directories_without_a_container_are_removed_and_other_names_are_let_alone(stage: Stage) -> None:
+    stray = SandboxId("f" * 32)
+    stage.run_directory.create(stray, 30000)
+    (stage.root / "run" / "lost+found").mkdir()
+    await stage.open()
+    assert stage.run_directory.ids() == []
+    assert (stage.root / "run" / "lost+found").is_dir()
+
+
+async def test_another_installations_sandboxes_are_let_alone(stage: Stage, plane: Plane) -> None:
+    mine = await plane.until_ready(ALICE, HELLO)
+    await stage.close_plane(plane)
+    stage.run_directory.remove(mine.sandbox)  # the other one has a run directory of its own
+    other = await stage.open(engine=FakeEngine(stage.machine, instance="other"))
+    assert other.sandboxes() == []
+    assert list(stage.machine.containers) == [mine.sandbox]
+    assert await other.find(ALICE, HELLO) is None
+
+
+async def test_a_start_that_was_killed_half_way_leaves_nothing_after_the_next_start(stage: Stage) -> None:
+    lease = stage.left_behind(state="starting")
+    stage.machine.remove(lease.sandbox)  # killed between the lease file and the container
+    await stage.open()
+    assert stage.nothing_left_of(lease.sandbox)
+
+
+async def test_the_lease_on_disk_is_all_that_is_needed(stage: Stage, plane: Plane) -> None:
+    """A kill -9 leaves what is on disk at that moment: here without the orderly close."""
+    route = await plane.until_ready(ALICE, HELLO)
+    lease = stage.run_directory.read_lease(route.sandbox, Lease)
+    assert lease is not None
+    assert (lease.state, lease.user, lease.app, lease.claimed_s) == ("claimed", ALICE, HELLO, stage.clock())

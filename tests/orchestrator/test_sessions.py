@@ -1,0 +1,177 @@
+"""The stored record of a user: what one sandbox changes, the user's others see, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from htagweb_orchestrator.model import Ending, UserId
+from htagweb_orchestrator.sessions import Sessions
+from tests.orchestrator.harness import Frame, Harness, NeverLoads
+from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
+
+
+async def test_a_change_is_acknowledged_and_comes_back_with_the_next_claim(stage: Stage, plane: Plane) -> None:
+    harness = stage.harness(await plane.until_ready(ALICE, HELLO))
+    assert await harness.change({"n": 1, "deep": {"list": [1, {"a": None}]}, "gone": True}) is None
+    assert await harness.change({"n": 2}, delete=["gone", "never there"]) is None
+    await plane.release(ALICE, HELLO, Ending.VISITOR)
+    again = stage.harness(await plane.until_ready(ALICE, HELLO))
+    assert again.session == {"n": 2, "deep": {"list": [1, {"a": None}]}}
+
+
+async def test_a_change_is_told_to_the_users_other_sandboxes_and_to_nobody_else(stage: Stage, plane: Plane) -> None:
+    writer = stage.harness(await plane.until_ready(ALICE, HELLO))
+    reader = stage.harness(await plane.until_ready(ALICE, CLOCK))
+    stranger = stage.harness(await plane.until_ready(BOB, HELLO))
+    assert await writer.change({"a": 1, "b": 2}) is None
+    assert await writer.change({}, delete=["b"]) is None
+    await eventually(lambda: len(reader.told()) == 2)
+    assert reader.told()[0] == {"type": "session", "set": {"a": 1, "b": 2}, "del": []}
+    assert reader.session == {"a": 1}
+    assert await stranger.change({"mine": True}) is None  # a round trip: whatever was on its way has arrived
+    assert stranger.told() == writer.told() == []
+    assert reader.session == {"a": 1}
+
+
+async def test_two_users_never_see_each_others_record(stage: Stage, plane: Plane) -> None:
+    users = [UserId(f"user-{number}") for number in range(8)]
+    harnesses = [stage.harness(await plane.until_ready(user, HELLO)) for user in users]
+    changes = [
+        harness.changing({"who": user, "round": number})
+        for number in range(10)
+        for user, harness in zip(users, harnesses, strict=True)
+    ]
+    assert set(await asyncio.wait_for(asyncio.gather(*changes), 10)) == {None}
+    for user in users:
+        await plane.release(user, HELLO, Ending.VISITOR)
+        again = stage.harness(await plane.until_ready(user, HELLO))
+        assert again.session == {"who": user, "round": 9}
+
+
+async def test_the_last_writer_wins_per_key(stage: Stage, plane: Plane) -> None:
+    first = stage.harness(await plane.until_ready(ALICE, HELLO))
+    second = stage.harness(await plane.until_ready(ALICE, CLOCK))
+    assert await first.change({"shared": 1, "first": 1}) is None
+    assert await second.change({"shared": 2, "second": 2}) is None
+    await plane.release(ALICE, HELLO, Ending.VISITOR)
+    again = stage.harness(await plane.until_ready(ALICE, HELLO))
+    assert again.session == {"shared": 2, "first": 1, "second": 2}
+
+
+async def test_of_two_who_write_at_once_the_first_can_tell_that_it_lost(stage: Stage, plane: Plane) -> None:
+    """Who hears of another's change after its own ack has lost; before its ack, it has won."""
+    harnesses = [stage.harness(await plane.until_ready(ALICE, app)) for app in (HELLO, CLOCK)]
+    for number in range(50):
+        answers = [harness.changing({"key": f"{number} {place}"}) for place, harness in enumerate(harnesses)]
+        assert await asyncio.wait_for(asyncio.gather(*answers), 5) == [None, None]
+        await eventually(lambda: all(len(harness.told()) == number + 1 for harness in harnesses))  # noqa: B023
+        kept = []
+        for place, harness in enumerate(harnesses):
+            kinds = [frame for frame in harness.heard if frame["type"] in ("session", "session.ack")][-2:]
+            own_came_last = kinds[-1]["type"] == "session.ack"
+            kept.append(f"{number} {place}" if own_came_last else kinds[-1]["set"]["key"])
+        assert kept[0] == kept[1]
+
+
+async def test_a_change_that_is_too_large_is_refused_and_changes_nothing(stage: Stage) -> None:
+    plane = await stage.open(session_size_bytes=1000)
+    writer = stage.harness(await plane.until_ready(ALICE, HELLO))
+    reader = stage.harness(await plane.until_ready(ALICE, CLOCK))
+    assert await writer.change({"a": "x" * 900}) is None
+    error = await writer.change({"b": "y" * 900, "c": 1})
+    assert error == "the session would be larger than 1000 bytes; the old value was kept"
+    assert await writer.change({"d": 1}) is None
+    await eventually(lambda: reader.session == {"a": "x" * 900, "d": 1})
+    assert await writer.change({"b": "y" * 900}, delete=["a"]) is None
+
+
+async def test_a_store_that_can_not_be_written_is_told_to_the_app(stage: Stage, plane: Plane) -> None:
+    writer = stage.harness(await plane.until_ready(ALICE, HELLO))
+    with stage.broken_store():
+        assert await writer.change({"a": 1}) == "the session could not be stored; the old value was kept"
+    assert await writer.change({"a": 1}) is None
+
+
+async def test_a_change_on_its_way_at_the_end_is_still_stored(stage: Stage, plane: Plane) -> None:
+    class FlushesAtItsEnd(Harness):
+        async def on_end(self, end: Frame) -> None:
+            self.changing({"last": "words"}).add_done_callback(lambda _: self.exit(0))
+
+    stage.machine.next(FlushesAtItsEnd)
+    await plane.until_ready(ALICE, HELLO)
+    await plane.release(ALICE, HELLO, Ending.VISITOR)
+    assert stage.harness(await plane.until_ready(ALICE, HELLO)).session == {"last": "words"}
+
+
+async def test_a_sandbox_that_is_still_starting_gets_what_was_changed_meanwhile(stage: Stage, plane: Plane) -> None:
+    writer = stage.harness(await plane.until_ready(ALICE, HELLO))
+    stage.machine.next(NeverLoads)
+    route = await plane.lease(ALICE, CLOCK)
+    await eventually(lambda: route.sandbox in stage.machine.containers)
+    starting = stage.harness(route)
+    await eventually(lambda: starting.stage == "loaded")
+    assert await writer.change({"a": 1}) is None
+    starting.say(type="ready", stage="load")
+    await eventually(lambda: starting.stage == "claimed")
+    assert starting.session == {"a": 1}
+
+
+# -- the store itself ------------------------------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from htagweb_orchestrator.sessions import Sessions
+
+async def main() -> None:
+    sessions = Sessions(Path(sys.argv[1]))
+    for number in range(1_000_000):
+        await sessions.patch("alice", {"n": number}, [])
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def stored(path: Path) -> Frame:
+    """Alice's record, as a new process would read it."""
+    sessions = Sessions(path)
+    try:
+        return asyncio.run(sessions.get(ALICE))
+    finally:
+        sessions.close()
+
+
+def test_a_kill_at_any_time_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.sqlite"
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            acknowledged = -1
+            for line in writer.stdout:
+                acknowledged = int(line)
+                if acknowledged == 25:
+                    os.kill(writer.pid, signal.SIGKILL)
+        assert stored(path)["n"] >= acknowledged >= 25
+
+
+async def test_what_nobody_touched_for_its_life_is_forgotten(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions.sqlite", life_s=-1.0)
+    await sessions.patch(ALICE, {"a": 1}, [])
+    assert await sessions.prune() == 1
+    assert await sessions.get(ALICE) == {}
+    sessions.close()
+
+
+def test_the_store_is_for_its_owner_only(tmp_path: Path) -> None:
+    sessions = Sessions(tmp_path / "sessions.sqlite")
+    asyncio.run(sessions.patch(ALICE, {"a": 1}, []))
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    sessions.close()
+    assert len(modes) == 3  # the write-ahead log and its index, too
+    assert set(modes.values()) == {0o600}
