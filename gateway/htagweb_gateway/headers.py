@@ -31,7 +31,8 @@ _RESPONSE_REMOVED = _HOP_BY_HOP | {
     b"alt-svc", b"clear-site-data", b"date", b"nel", b"public-key-pins", b"public-key-pins-report-only", b"report-to",
     b"reporting-endpoints", b"server", b"service-worker-allowed", b"strict-transport-security", b"via", b"x-sendfile",
 }  # fmt: skip
-_OURS = (b"x-forwarded-", b"x-htag", b"proxy-")
+# Not x-htag-: htag 2 proves with X-HTAG-TOKEN that an event comes from its page.
+_OURS = (b"x-forwarded-", b"x-htagweb", b"proxy-")
 _STEERING = (b"x-accel-", b"proxy-")
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -78,11 +78,11 @@ class Endings:
             return  # a start sees it by itself, an ending waits for it
         if event.out_of_memory:
             ending, detail = Ending.MEMORY, "it needed more memory than it may have"
-        elif sandbox.exit_reason or event.exit_code == 0:
+        elif event.exit_code == 0:
             ending, detail = Ending.EXITED, sandbox.exit_reason or "the app ended itself"
         else:
-            known = event.exit_code is not None
-            ending, detail = Ending.CRASHED, f"exit code {event.exit_code}" if known else "it was removed"
+            found = "it was removed" if event.exit_code is None else f"exit code {event.exit_code}"
+            ending, detail = Ending.CRASHED, sandbox.exit_reason or found
         self.end(sandbox, ending, detail, polite=False)
 
     # -- what is remembered --------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.e2e.no_websockets import NoWebSockets
 from tests.e2e.stack import Stack
 
 Visitor = Callable[[], Page]
@@ -69,9 +69,33 @@ def shots() -> Path:
     return folder
 
 
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    client_max_body_size 32m;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://127.0.0.1:{upstream};
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+        }}
+    }}
+}}
+"""
+
+
 @pytest.fixture(scope="session")
-def no_websockets(stack: Stack) -> Iterator[str]:
-    """The address of the stack behind a proxy that lets no WebSocket pass."""
-    proxy = NoWebSockets(stack.port)
-    yield f"http://localhost:{proxy.port}"
-    proxy.close()
+def no_websockets(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the stack behind an nginx that was told nothing of WebSockets, so that none gets through."""
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, port=port, upstream=stack.port))
+    nginx = subprocess.Popen(["nginx", "-e", f"{folder}/error.log", "-c", str(config)])
+    yield f"http://localhost:{port}"
+    nginx.terminate()
+    nginx.wait(10)

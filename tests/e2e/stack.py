@@ -109,7 +109,8 @@ class Stack:
         """The command, as `docker compose exec orchestrator htagweb …`."""
         return self.docker_compose("exec", "-T", "orchestrator", "htagweb", *words, check=check)
 
-    def list(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """`htagweb list`."""
         found: list[dict[str, Any]] = json.loads(self.htagweb("list", "--json").stdout)
         return found
 

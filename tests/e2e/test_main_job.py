@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 from tests.e2e.conftest import Visitor
 from tests.e2e.stack import REPOSITORY, Stack, docker, until
@@ -17,11 +18,26 @@ pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 HEALTHY = ["clock", "counter", "counter2", "form", "hello", "plot", "router", "session", "stream", "todo", "upload"]
 
 
+HTAG_2 = {"counter2", "plot", "router", "session", "todo"}
+
+
 def open_app(page: Page, name: str, query: str = "") -> Page:
     page.goto(f"/{name}/{query}")
     # A cold start may show the waiting page first; it opens the app by itself.
-    page.wait_for_function("document.querySelector('script[data-app]') !== null")
+    return opened(page)
+
+
+def opened(page: Page) -> Page:
+    """The app's own page is there, not one of the platform's."""
+    page.locator("script[data-app]").wait_for(state="attached")
     return page
+
+
+def answers_to(page: Page) -> list[Response]:
+    """What the server answers to this page from now on; the list grows."""
+    answers: list[Response] = []
+    page.on("response", lambda answer: answers.append(answer))
+    return answers
 
 
 def step_up(page: Page) -> None:
@@ -46,27 +62,27 @@ def use(page: Page, name: str) -> None:
         case "todo":
             page.get_by_role("textbox").fill("buy bread")
             page.get_by_role("textbox").press("Enter")
-            expect(page.locator("li")).to_contain_text("buy bread")
+            expect(page.locator("li", has_text="buy bread")).to_be_visible()
         case "form":
-            page.get_by_role("button").last.click()
-            expect(page.locator("table")).to_be_visible()
+            page.get_by_role("button", name="Send").click()
+            expect(page.locator("table")).to_contain_text("The server got")
         case "clock":
             shown = page.locator("time").inner_text()
             expect(page.locator("time")).not_to_have_text(shown)
         case "stream":
-            page.get_by_role("button").first.click()
+            page.get_by_role("button", name="Compute").click()
             expect(page.locator(".digits b").first).to_be_visible()
         case "router":
-            page.locator("nav a").nth(1).click()
+            page.get_by_role("link", name="Gateway").first.click()
             expect(page).to_have_url(re.compile("#/"))
-            expect(page.locator("article h2")).to_be_visible()
+            expect(page.locator("article h2")).to_contain_text("ateway")
         case "upload":
             page.locator("input[type=file]").set_input_files(
                 {"name": "note.txt", "mimeType": "text/plain", "buffer": b"a small note"}
             )
             expect(page.locator("dl")).to_contain_text("note.txt")
         case "plot":
-            page.get_by_role("button").first.click()
+            page.get_by_role("button", name="Throw").click()
             expect(page.locator("figcaption")).to_contain_text("100")
 
 
@@ -77,10 +93,10 @@ def test_each_example_opens_from_the_catalogue_and_answers(
     page = visitor()
     page.goto("/")
     page.locator(f"a.button[href='/{name}/']").click()
-    page.wait_for_function("document.querySelector('script[data-app]') !== null")
+    opened(page)
     use(page, name)
     page.screenshot(path=shots / f"app-{name}.png")
-    assert [(row["app"], row["state"]) for row in stack.list()] == [(name, "ready")]
+    assert [(row["app"], row["state"]) for row in stack.rows()] == [(name, "ready")]
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -89,7 +105,13 @@ def test_each_example_works_where_websockets_are_blocked(
 ) -> None:
     context = browser.new_context(base_url=no_websockets)
     context.set_default_timeout(15_000)
-    use(open_app(context.new_page(), name), name)
+    page = context.new_page()
+    if name in HTAG_2:  # its fallback begins by drawing the whole body anew: nobody clicks faster than that
+        with page.expect_console_message(lambda said: "(SSE): processing payload updates: [body" in said.text):
+            open_app(page, name)
+    else:
+        open_app(page, name)
+    use(page, name)
     context.close()
     stack.htagweb("reap", "--all", "--yes")
 
@@ -101,7 +123,7 @@ def test_two_visitors_have_two_containers_and_two_tabs_share_one(visitor: Visito
     expect_count(bob, 0)
     second_tab = open_app(ann.context.new_page(), "counter")
     expect_count(second_tab, 1)
-    rows = stack.list()
+    rows = stack.rows()
     assert len(rows) == len({row["user"] for row in rows}) == 2
     assert {row["id"] for row in rows} == {box["Names"].removeprefix("htagweb-") for box in stack.containers()}
 
@@ -119,30 +141,23 @@ def test_query_parameters_reach_the_app(visitor: Visitor) -> None:
     expect_count(open_app(visitor(), "counter", "?41"), 41)
 
 
-def test_twenty_parallel_first_requests_start_one_container(visitor: Visitor, stack: Stack) -> None:
-    page = visitor()
-    page.goto("/-/enter?next=/")
-    page.goto("/hello/../")
-    open_app(page, "hello")
-    stack.htagweb("reap", "--all", "--yes")
-    page.goto("/")
-    opened = page.evaluate(
-        """async () => {
-            const one = () => fetch('/-/start?app=hello&next=/hello/', {headers: {accept: 'text/html'}})
-            return (await Promise.all(Array.from({length: 20}, one))).map(answer => answer.status)
-        }"""
-    )
-    assert set(opened) == {403}, "a script may not start anything"
-    cookie = {"Cookie": "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies())}
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_twenty_parallel_first_requests_start_one_container(stack: Stack) -> None:
+    first = stack.get("/hello/", headers={"Accept": "text/html"})[1]
+    browser = {"Accept": "text/html", "Cookie": first["set-cookie"].partition(";")[0]}
     with ThreadPoolExecutor(20) as pool:
-        answers = list(
-            pool.map(lambda _: stack.get("/hello/", headers={"Accept": "text/html", **cookie})[0], range(20))
-        )
+        answers = list(pool.map(lambda _: stack.get("/hello/", headers=browser)[0], range(20)))
     assert set(answers) <= {200, 503}
-    until(lambda: stack.get("/hello/", headers={"Accept": "text/html", **cookie})[0] == 200)
+    until(lambda: stack.get("/hello/", headers=browser)[0] == 200)
     assert len(stack.containers()) == 1
+    stack.htagweb("reap", "--all", "--yes")
+
+
+def test_a_script_can_not_start_an_app(visitor: Visitor, stack: Stack) -> None:
+    page = open_app(visitor(), "hello")
+    status = page.evaluate("async () => (await fetch('/-/start?app=todo', {headers: {accept: 'text/html'}})).status")
+    assert status == 403
+    assert page.evaluate("async () => (await fetch('/todo/', {headers: {accept: 'text/html'}})).status") == 503
+    assert [row["app"] for row in stack.rows()] == ["hello"]
 
 
 def test_an_idle_app_is_put_away_and_its_page_says_why(visitor: Visitor, stack: Stack, shots: Path) -> None:
@@ -162,28 +177,26 @@ def test_an_idle_app_is_put_away_and_its_page_says_why(visitor: Visitor, stack: 
 
 def test_a_visitor_who_only_has_the_tab_open_is_idle(visitor: Visitor, stack: Stack) -> None:
     """The clock pushes every second; that is the app's doing, not the visitor's."""
-    (stack.folder / "apps" / "ticking.py").write_text((REPOSITORY / "apps/clock.py").read_text())
-    (stack.folder / "apps" / "ticking.py").unlink()
     page = open_app(visitor(), "clock")
     use(page, "clock")
-    before = stack.list()[0]["idle_s"]
+    before = stack.rows()[0]["idle_s"]
     use(page, "clock")
     use(page, "clock")
-    assert stack.list()[0]["idle_s"] >= before + 1.5
+    assert stack.rows()[0]["idle_s"] >= before + 1.5
 
 
 def test_nobody_notices_that_the_orchestrator_is_killed(visitor: Visitor, stack: Stack) -> None:
     gen1, gen2 = open_app(visitor(), "counter"), open_app(visitor(), "counter2")
     for page in (gen1, gen2):
         page.evaluate("window.kept = true")
-    before = {row["id"]: row["idle_s"] for row in stack.list()}
+    before = {row["id"]: row["idle_s"] for row in stack.rows()}
     stack.kill("orchestrator")
     for count in range(1, 6):
         for page in (gen1, gen2):
             step_up(page)
             expect_count(page, count)
     until(lambda: stack.htagweb("list", "--json", check=False).returncode == 0, what="the orchestrator is back")
-    until(lambda: {row["id"] for row in stack.list()} == set(before), what="list equals what it was")
+    until(lambda: {row["id"] for row in stack.rows()} == set(before), what="list equals what it was")
     for count in range(6, 9):
         for page in (gen1, gen2):
             step_up(page)
@@ -194,10 +207,10 @@ def test_nobody_notices_that_the_orchestrator_is_killed(visitor: Visitor, stack:
 
 def test_idle_clocks_go_on_where_they_were_when_the_orchestrator_is_killed(visitor: Visitor, stack: Stack) -> None:
     open_app(visitor(), "hello")
-    until(lambda: stack.list()[0]["idle_s"] > 6)
+    until(lambda: stack.rows()[0]["idle_s"] > 6)
     stack.kill("orchestrator")
     until(lambda: stack.htagweb("list", "--json", check=False).returncode == 0, what="the orchestrator is back")
-    assert until(stack.list)[0]["idle_s"] > 6
+    assert until(stack.rows)[0]["idle_s"] > 6
 
 
 def test_containers_and_state_outlive_a_killed_gateway_and_no_click_is_lost(visitor: Visitor, stack: Stack) -> None:
@@ -222,8 +235,7 @@ def test_containers_and_state_outlive_a_killed_gateway_and_no_click_is_lost(visi
 def test_a_removed_container_is_a_crash_that_one_button_mends(visitor: Visitor, stack: Stack, shots: Path) -> None:
     for name in ("counter", "counter2"):
         page = open_app(visitor(), name)
-        statuses: list[int] = []
-        page.on("response", lambda answer, seen=statuses: seen.append(answer.status))  # type: ignore[misc]
+        answers = answers_to(page)
         docker("rm", "-f", stack.containers()[0]["ID"])
         again = page.get_by_role("link", name="Start again").or_(page.get_by_role("button", name="Start again"))
         expect(again).to_be_visible()
@@ -233,7 +245,7 @@ def test_a_removed_container_is_a_crash_that_one_button_mends(visitor: Visitor, 
         expect_count(page, 0)
         step_up(page)
         expect_count(page, 1)
-        assert 502 not in statuses
+        assert 502 not in {answer.status for answer in answers}
         stack.htagweb("reap", "--all", "--yes")
 
 
@@ -253,7 +265,7 @@ def test_whoever_is_no_visitor_starts_nothing(stack: Stack) -> None:
         assert stack.get("/counter/_ws", headers=upgrade)[0] == 403
         assert stack.get("/nothing-here/", headers=page)[0] == 404
     assert stack.containers() == []
-    assert stack.list() == []
+    assert stack.rows() == []
 
 
 def test_a_frame_that_gets_no_cookie_shows_one_link_and_starts_nothing(
@@ -328,14 +340,13 @@ def test_at_the_limit_of_five_one_button_ends_the_longest_idle(visitor: Visitor,
     page = visitor()
     for name in ("hello", "counter", "counter2", "todo", "form"):
         open_app(page, name)
-        until(lambda name=name: name in {row["app"] for row in stack.list()})  # type: ignore[misc]
     page.goto("/router/")
     expect(page.get_by_role("heading", name="You have five apps open")).to_be_visible()
     page.screenshot(path=shots / "limit.png")
-    page.get_by_role("button", name="End Hello, open Router").click()
-    page.wait_for_function("document.querySelector('script[data-app]') !== null")
+    page.get_by_role("button", name="End “Hello”, open “Router”").click()
+    opened(page)
     expect(page.locator("nav")).to_be_visible()
-    assert {row["app"] for row in stack.list()} == {"counter", "counter2", "todo", "form", "router"}
+    assert {row["app"] for row in stack.rows()} == {"counter", "counter2", "todo", "form", "router"}
 
 
 def test_the_catalogue_shows_what_runs_for_me_and_stops_it(visitor: Visitor, stack: Stack, shots: Path) -> None:
@@ -392,9 +403,9 @@ def test_the_services_restarted_together_find_every_sandbox_again(visitor: Visit
     page = open_app(visitor(), "counter")
     step_up(page)
     expect_count(page, 1)
-    before = {row["id"] for row in stack.list()}
+    before = {row["id"] for row in stack.rows()}
     stack.docker_compose("restart", "gateway", "orchestrator")
     until(lambda: stack.get("/-/readyz")[0] == 200)
     step_up(page)
     expect(page.locator("output").first).to_have_text("2", timeout=30_000)
-    assert {row["id"] for row in stack.list()} == before
+    assert {row["id"] for row in stack.rows()} == before
