@@ -17,6 +17,8 @@ from .starter import Starter
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 1.0  # before events that can't be followed are asked for again
+
 
 class Census:
     def __init__(
@@ -56,7 +58,7 @@ class Census:
                 log.warning("%s", error, extra={"reason": error.reason})
             except Exception:
                 log.exception("the engine's events can't be followed")
-            await asyncio.sleep(1)
+            await asyncio.sleep(RETRY_S)
 
     async def reconcile(self, *, adopt: bool = False) -> None:
         """Compare the engine's list, the run directory and the registry; end or remove what is in one of them only.

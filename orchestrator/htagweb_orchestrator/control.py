@@ -54,6 +54,7 @@ from .starter import Starter
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 2.0  # how often an engine that does not answer at the start is asked again
 TICK_S = 0.25  # how often the reaper looks
 SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
@@ -126,7 +127,7 @@ class ControlPlane:
 
     async def open(self) -> None:
         """Read apps/, find the engine, adopt what runs. Returns when that has been tried once; an engine that doesn't
-        answer is asked again every two seconds, and every lease says so meanwhile."""
+        answer is asked again every RETRY_S, and every lease says so meanwhile."""
         await asyncio.to_thread(self._catalogue.scan)
         self._opened_s = self._now()
         opened = asyncio.Event()
@@ -150,7 +151,7 @@ class ControlPlane:
                 log.error(str(refusal), extra={"reason": refusal.reason})
             self._refusal = refusal
             opened.set()
-            await asyncio.sleep(2)
+            await asyncio.sleep(RETRY_S)
         self._refusal = None
         opened.set()
         log.info(

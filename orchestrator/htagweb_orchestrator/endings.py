@@ -17,6 +17,7 @@ from .rundir import RunDirectory, UidAllocator
 log = logging.getLogger(__name__)
 
 KEPT_S, KEPT = 900.0, 5000  # how long, and how many, endings wait to be explained to their visitors
+RETRY_S = 2.0  # how often a removal that the engine refused is tried again
 GRACE_S = 1.0  # for a sandbox to end by itself when told to
 
 
@@ -128,7 +129,7 @@ class Endings:
                 if self._closing:
                     return
                 log.warning("sandbox not removed yet: %s", error, extra={"sandbox": sandbox.id})
-                await asyncio.sleep(2)
+                await asyncio.sleep(RETRY_S)
         self._run.remove(sandbox.id)
         self._uids.give_back(sandbox.lease.uid)
         self._registry.remove(sandbox)

@@ -19,7 +19,9 @@ def due(sandboxes: Iterable[Sandbox], now: float, *, idle_counts: bool) -> list[
         if sandbox.state is not State.READY:
             continue
         left_s, why = sandbox.lease.left(now)
-        if left_s > 0 or (why is Ending.IDLE and not idle_counts):
+        if why is Ending.IDLE and not idle_counts:
+            left_s, why = sandbox.lease.lifetime_left_s(now), Ending.LIFETIME
+        if left_s > 0:
             continue
         limit_s = sandbox.lease.limits.idle_timeout_s if why is Ending.IDLE else sandbox.lease.limits.max_lifetime_s
         said = "nothing happened for" if why is Ending.IDLE else "it had run for"

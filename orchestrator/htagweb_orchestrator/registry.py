@@ -46,10 +46,13 @@ class Lease(Struct, frozen=True):
     def idle_s(self, now: float) -> float:
         return max(0.0, now - self.last_activity_s - self.idle_frozen_s)
 
+    def lifetime_left_s(self, now: float) -> float:
+        return self.limits.max_lifetime_s - (now - self.claimed_s)
+
     def left(self, now: float) -> tuple[float, Ending]:
         """Seconds until the reaper ends it if nobody does anything, and which of the two limits that is."""
         idle = self.limits.idle_timeout_s - self.idle_s(now)
-        lifetime = self.limits.max_lifetime_s - (now - self.claimed_s)
+        lifetime = self.lifetime_left_s(now)
         return (idle, Ending.IDLE) if idle <= lifetime else (lifetime, Ending.LIFETIME)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from htagweb_orchestrator import census, control, endings
 from tests.orchestrator.stage import Plane, Stage
 
 
@@ -23,6 +24,13 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def plane(stage: Stage) -> Plane:
     """Open, with the defaults, and nobody watches."""
     return await stage.open()
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How often something is tried is no behaviour worth waiting for."""
+    for module in (census, control, endings):
+        monkeypatch.setattr(module, "RETRY_S", 0.05)
 
 
 @pytest.fixture(autouse=True)

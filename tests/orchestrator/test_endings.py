@@ -29,19 +29,20 @@ async def test_a_sandbox_out_of_memory_is_told_as_that(stage: Stage, plane: Plan
     assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.MEMORY
 
 
-async def test_an_app_that_says_that_it_ends_has_not_crashed(stage: Stage, plane: Plane) -> None:
+@pytest.mark.parametrize(("code", "ending"), [(0, Ending.EXITED), (1, Ending.CRASHED)])
+async def test_what_an_app_said_of_its_end_explains_it(stage: Stage, plane: Plane, code: int, ending: Ending) -> None:
     harness = stage.harness(await plane.until_ready(ALICE, HELLO))
     harness.say(type="exit", reason="the game is over")
-    harness.say(type="output", text="bye\n")
-    await eventually(lambda: plane.operators.logs(harness.spec.sandbox_id)[harness.spec.sandbox_id])
-    harness.exit(1)
+    assert await harness.change({"a": 1}) is None  # a round trip: what was said before has arrived
+    harness.exit(code)
     ended = await plane.until_ended(ALICE, HELLO)
-    assert (ended.ending, ended.detail) == (Ending.EXITED, "the game is over")
+    assert (ended.ending, ended.detail) == (ending, "the game is over")
 
 
 async def test_a_process_that_ends_well_has_not_crashed(stage: Stage, plane: Plane) -> None:
     stage.harness(await plane.until_ready(ALICE, HELLO)).exit(0)
-    assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.EXITED
+    ended = await plane.until_ended(ALICE, HELLO)
+    assert (ended.ending, ended.detail) == (Ending.EXITED, "the app ended itself")
 
 
 async def test_what_was_removed_behind_our_back_is_gone_and_starts_again(stage: Stage, plane: Plane) -> None:

@@ -140,6 +140,15 @@ async def test_the_lifetime_counts_while_nobody_watches_too(stage: Stage, plane:
     assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LIFETIME
 
 
+async def test_the_lifetime_ends_what_was_idle_before_everybody_stopped_watching(stage: Stage) -> None:
+    stage.left_behind(claimed_s=stage.clock() - 43_190, last_activity_s=stage.clock() - 10_000)
+    plane = await stage.open()
+    await plane.reaped(9)
+    assert await state(plane) is State.READY
+    stage.clock.forward(1.1)
+    assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LIFETIME
+
+
 async def test_each_app_has_limits_of_its_own(stage: Stage) -> None:
     stage.limit("hello", idle_timeout_s=3.0)
     plane = await stage.open()

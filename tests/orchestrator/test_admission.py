@@ -1,0 +1,77 @@
+"""May one more sandbox start?"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from htagweb_orchestrator.admission import GIB, Admission, available_memory
+from htagweb_orchestrator.errors import CapacityExceeded, RateLimited
+from htagweb_orchestrator.model import UserId
+from tests.orchestrator.stage import ALICE, BOB
+
+MIB = 1024**2
+
+
+def admission(*, total: int = 64 * GIB, free: int = 64 * GIB, starts_per_minute: int = 5) -> Admission:
+    return Admission(max_per_user=5, starts_per_minute=starts_per_minute, memory=lambda: (total, free))
+
+
+def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0, starting: int = 0) -> bool:
+    try:
+        one.admit(user, now, of_user=[], starting=starting)
+    except (RateLimited, CapacityExceeded):
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("total", "enough"),
+    [(64 * GIB, 2 * GIB * 2 // 3), (4 * GIB, 4 * GIB * 15 // 100 * 2 // 3)],
+    ids=["a large machine: 2 GiB", "a small one: 15 percent"],
+)
+def test_below_two_thirds_of_what_is_low_nothing_starts(total: int, enough: int) -> None:
+    assert allowed(admission(total=total, free=enough))
+    assert not allowed(admission(total=total, free=enough - 1))
+    assert not allowed(admission(total=total, free=enough), starting=1)
+    assert allowed(admission(total=total, free=enough + 64 * MIB), starting=1)
+
+
+@given(times=st.lists(st.floats(0, 300), max_size=60).map(sorted))
+def test_in_no_minute_starts_more_than_the_limit(times: list[float]) -> None:
+    one = admission(starts_per_minute=5)
+    started = [at for at in times if allowed(one, now=at)]
+    for at in started:
+        assert len([other for other in started if at - 60 <= other <= at]) <= 5
+
+
+def test_each_user_has_a_rate_of_his_own() -> None:
+    one = admission(starts_per_minute=1)
+    assert allowed(one, ALICE)
+    assert not allowed(one, ALICE, now=59)
+    assert allowed(one, BOB)
+    assert allowed(one, ALICE, now=61)
+
+
+def test_a_start_that_memory_forbids_is_not_counted() -> None:
+    free = GIB
+    one = Admission(max_per_user=5, starts_per_minute=1, memory=lambda: (64 * GIB, free))
+    assert not allowed(one)
+    free = 64 * GIB
+    assert allowed(one)
+
+
+def test_thousands_of_visitors_who_come_once_are_forgotten_and_the_busy_are_not() -> None:
+    one = admission(starts_per_minute=1)
+    assert allowed(one, ALICE, now=100)
+    for number in range(10_001):
+        assert allowed(one, UserId(f"visitor-{number}"), now=50 + number / 200)
+    assert not allowed(one, ALICE, now=101)
+
+
+def test_the_machines_memory_is_read_from_meminfo() -> None:
+    text = "MemTotal:        1000 kB\nMemFree:          10 kB\nMemAvailable:     500 kB\nHugePages_Total:       0\n"
+    assert available_memory(text) == (1000 * 1024, 500 * 1024)
+    total, available = available_memory()
+    assert 0 < available < total
