@@ -31,8 +31,8 @@ _RESPONSE_REMOVED = _HOP_BY_HOP | {
     b"alt-svc", b"clear-site-data", b"date", b"nel", b"public-key-pins", b"public-key-pins-report-only", b"report-to",
     b"reporting-endpoints", b"server", b"service-worker-allowed", b"strict-transport-security", b"via", b"x-sendfile",
 }  # fmt: skip
-# Not x-htag-: htag 2 proves with X-HTAG-TOKEN that an event comes from its page.
-_OURS = (b"x-forwarded-", b"x-htagweb", b"proxy-")
+_OURS = (b"x-forwarded-", b"x-htag", b"proxy-")
+_HTAG_TOKEN = b"x-htag-token"  # by which htag 2 knows that an event comes from its own page
 _STEERING = (b"x-accel-", b"proxy-")
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -58,7 +58,7 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) ->
     named = _named_by_connection(headers)
     out: RawHeaders = [(b"host", forward.host)]
     for name, value in headers:
-        if name in named or name in _REQUEST_REMOVED or name.startswith(_OURS):
+        if name in named or name in _REQUEST_REMOVED or (name.startswith(_OURS) and name != _HTAG_TOKEN):
             continue
         # Python's CGI tradition reads x_forwarded_for and x-forwarded-for as one name.
         if b"_" in name and ((plain := name.replace(b"_", b"-")) in _REQUEST_REMOVED or plain.startswith(_OURS)):
@@ -102,6 +102,8 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *
             value = relocate(value, forward)
         elif name == b"content-length" and status in (204, 304):
             continue  # without a body there is nothing to measure, and servers insist on the number being right
+        elif name == b"content-type" and value.lower().startswith(b"text/event-stream"):
+            out.append((b"x-accel-buffering", b"no"))  # nginx in front would hold events back until its buffer is full
         out.append((name, value))
     return out
 

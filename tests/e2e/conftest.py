@@ -3,7 +3,9 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -99,3 +101,24 @@ def no_websockets(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Ite
     yield f"http://localhost:{port}"
     nginx.terminate()
     nginx.wait(10)
+
+
+@pytest.fixture
+def another_site(stack: Stack) -> Iterator[str]:
+    """The address of a page that frames the counter. 127.0.0.1 and localhost are two sites to a browser."""
+    page = f"<!doctype html><h1>Another site</h1><iframe src='{stack.url}/counter/' width=600 height=400></iframe>"
+
+    class Framing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Framing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

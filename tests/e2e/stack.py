@@ -19,6 +19,7 @@ from testcontainers.compose import DockerCompose
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
 PROJECT = "htagweb-e2e"
+COMPOSE_FILES = ["compose.yaml", "tests/e2e/compose.override.yaml"]
 DEADLINE_S = 20.0
 
 CONFIG = """
@@ -58,12 +59,13 @@ class Stack:
             "COMPOSE_PROJECT_NAME": project,
             "HTAGWEB_PORT": str(port),
             "E2E_FOLDER": str(folder),
+            "HTAGWEB_ORPHAN_TIMEOUT": "30s",
             **(environment or {}),
         }
         os.environ.update(self._environment)  # testcontainers hands the environment of this process on
         self.compose = DockerCompose(
             context=str(REPOSITORY),
-            compose_file_name=["compose.yaml", "tests/e2e/compose.override.yaml"],
+            compose_file_name=COMPOSE_FILES,
             build=True,
             wait=True,
         )
@@ -115,7 +117,7 @@ class Stack:
         return found
 
     def docker_compose(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        files = [word for name in self.compose.compose_file_name or [] for word in ("-f", str(name))]
+        files = [word for name in COMPOSE_FILES for word in ("-f", name)]
         done = subprocess.run(
             ["docker", "compose", *files, *words],
             cwd=REPOSITORY,
@@ -126,6 +128,14 @@ class Stack:
         )
         assert not check or done.returncode == 0, done.stderr
         return done
+
+    def script(self, name: str) -> None:
+        """One of scripts/, as the Makefile calls it, for this project."""
+        environment = {**os.environ, **self._environment, "COMPOSE_FILE": ":".join(COMPOSE_FILES)}
+        done = subprocess.run(
+            [f"scripts/{name}"], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
 
     def containers(self) -> list[dict[str, str]]:
         """The sandboxes as `docker ps --all` has them."""

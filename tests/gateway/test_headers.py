@@ -55,8 +55,8 @@ def test_the_sandbox_is_told_where_the_visitor_is() -> None:
         b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings",
         b"proxy-connection", b"proxy-authorization", b"proxy-anything", b"expect", b"forwarded", b"via",
         b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-user",
-        b"x_forwarded_for", b"x-forwarded_host", b"x-real-ip", b"x_real_ip", b"x-htagweb-secret", b"x_htagweb_user",
-        b"x-htagweb-user", b"authorization", b"content-length", b"host",
+        b"x_forwarded_for", b"x-forwarded_host", b"x-real-ip", b"x_real_ip", b"x-htagweb-secret", b"x_htag_user",
+        b"x-htag-user", b"x_htag_token", b"x-htagweb-user", b"authorization", b"content-length", b"host",
     ],
 )  # fmt: skip
 def test_what_a_visitor_may_not_say_does_not_arrive(name: bytes) -> None:
@@ -199,3 +199,9 @@ def test_at_the_root_nothing_needs_a_prefix() -> None:
     root = dataclasses.replace(FORWARD, prefix="")
     assert location(b"/x", root) == b"/x"
     assert response_headers([(b"set-cookie", b"a=1; Path=/x")], root) == [(b"set-cookie", b"a=1; Path=/x")]
+
+
+def test_a_proxy_in_front_is_told_not_to_hold_events_back() -> None:
+    events = response_headers([(b"content-type", b"text/event-stream; charset=utf-8")], FORWARD)
+    assert (b"x-accel-buffering", b"no") in events
+    assert b"x-accel-buffering" not in dict(response_headers([(b"content-type", b"text/html")], FORWARD))
