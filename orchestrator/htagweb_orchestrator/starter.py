@@ -59,18 +59,20 @@ class Starter:
         On any error the sandbox may be half there; the caller ends it. Raises StartFailed, StartTimeout, or what the
         engine raised.
         """
-        async with self._slots:
-            try:
-                async with asyncio.timeout(app.limits.start_timeout_s):
+        try:
+            async with self._slots:  # booting only: an app that hangs while it loads must not keep others from starting
+                deadline = asyncio.get_running_loop().time() + app.limits.start_timeout_s
+                async with asyncio.timeout_at(deadline):
                     await self._boot(sandbox, on_step)
-                    on_step(sandbox, Step.LOADING)
-                    await self._fill(sandbox, app, query)
-            except TimeoutError as error:
-                said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
-                raise StartTimeout(said, error_id=sandbox.error_id) from error
-            except (HarnessFailed, DialFailed) as error:
-                await self._explain(sandbox, error)
-                raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error
+            async with asyncio.timeout_at(deadline):
+                on_step(sandbox, Step.LOADING)
+                await self._fill(sandbox, app, query)
+        except TimeoutError as error:
+            said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
+            raise StartTimeout(said, error_id=sandbox.error_id) from error
+        except (HarnessFailed, DialFailed) as error:
+            await self._explain(sandbox, error)
+            raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error
 
     def spec(self, lease: Lease) -> SandboxSpec:
         limits = lease.limits

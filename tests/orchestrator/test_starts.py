@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
 from htagweb_orchestrator.engines.base import SandboxSpec
 from htagweb_orchestrator.errors import EngineUnavailable, ImageNotFound
-from htagweb_orchestrator.model import Ending, Route, State
+from htagweb_orchestrator.model import Ending, Route, State, UserId
 from htagweb_orchestrator.registry import Lease
 from tests.orchestrator.harness import (
     DiesAtBoot,
@@ -78,6 +79,12 @@ async def test_a_start_that_hangs_ends_after_its_time(stage: Stage, script: type
     plane = await stage.open(start_timeout_s=0.2)
     route = await failed(stage, plane, script)
     assert route.detail == "Hello was not ready after 0.2 seconds."
+
+
+async def test_an_engine_that_hangs_at_the_start_ends_it_after_its_time(stage: Stage) -> None:
+    plane = await stage.open(start_timeout_s=0.2)
+    plane.engine.hold("start")
+    assert (await failed(stage, plane)).detail == "Hello was not ready after 0.2 seconds."
 
 
 async def test_a_sandbox_that_dies_at_boot_shows_its_boot_log_and_what_the_engine_knows(
@@ -216,9 +223,11 @@ async def test_the_claim_is_on_disk_before_the_sandbox_has_a_user(stage: Stage, 
 # -- one start doesn't hold up another -------------------------------------------------------------------------------
 
 
-async def test_a_visitor_whose_start_hangs_holds_up_nobody(stage: Stage, plane: Plane) -> None:
-    stage.machine.next(NeverLoads)
-    await plane.lease(ALICE, HELLO)
-    await eventually(lambda: stage.machine.containers)
+async def test_apps_that_hang_while_loading_hold_up_nobody(stage: Stage, plane: Plane) -> None:
+    hanging = 4 * (os.cpu_count() or 1)
+    stage.machine.next(*[NeverLoads] * hanging)
+    for number in range(hanging):
+        await plane.lease(UserId(f"visitor-{number}"), HELLO)
+    await eventually(lambda: len(stage.machine.containers) == hanging)
     async with asyncio.timeout(2):
         await plane.until_ready(BOB, HELLO)
