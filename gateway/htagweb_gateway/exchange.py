@@ -65,14 +65,13 @@ class Exchange:
         self._method: str = scope["method"]
         self._head, self._has_body, self._chunked = _request_head(scope, forward, secret)
         self._connection: Connection
-        self._uploaded = self._gone = False
+        self._uploaded = self._gone = self._given_back = False
 
     async def run(self) -> None:
         """Raises UpstreamError as long as nothing of an answer was sent; later a fault breaks off the transfer."""
         self._connection, used = await self._pool.take(fresh=False)
         replayable = used and not self._has_body and self._method in IDEMPOTENT
         visitor: asyncio.Task[None] | None = None
-        done = False
         try:
             self._begin()
             visitor = asyncio.create_task(self._listen(), name="visitor")
@@ -86,13 +85,13 @@ class Exchange:
                     raise ClientGone() from None
                 self._begin()
                 status, headers = await self._connection.head()
-            done = await self._answer(status, headers, visitor)
+            await self._answer(status, headers, visitor)
         except ClientGone:
             pass
         finally:
             if visitor is not None:
                 visitor.cancel()
-            if not done:
+            if not self._given_back:
                 self._connection.abort()
 
     def _begin(self) -> None:
@@ -100,8 +99,8 @@ class Exchange:
         if not self._has_body:
             self._connection.expect_head(self._timeouts.head_s)
 
-    async def _answer(self, status: int, headers: list[tuple[bytes, bytes]], visitor: asyncio.Task[None]) -> bool:
-        """Pass the answer on; False if it broke off. The connection goes back before the visitor has all of it."""
+    async def _answer(self, status: int, headers: list[tuple[bytes, bytes]], visitor: asyncio.Task[None]) -> None:
+        """Pass the answer on. The connection goes back before the visitor has all of it."""
         connection = self._connection
         await self._send(
             {
@@ -122,15 +121,15 @@ class Exchange:
                 if abort is None:
                     raise  # any server then closes the connection, and logs why
                 abort()
-                return False
+                return
             if not more:
                 visitor.cancel()  # an answer may come before the request is complete; its rest is of no use to anybody
                 if self._uploaded and connection.finish():
+                    self._given_back = True
                     self._pool.give_back(connection)
                 else:
                     connection.abort()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
-        return True
 
     async def _listen(self) -> None:
         """Pass the request's body on, then wait for the visitor to leave."""
@@ -144,6 +143,8 @@ class Exchange:
         except UpstreamError as error:
             self._gone = isinstance(error, ClientGone)
             self._connection.fail(error)
+        except Exception as error:  # of the server, or of `on_upload`: nobody else waits for this task
+            self._connection.fail(UpstreamError(f"while listening to the visitor: {error!r}"))
 
     async def _upload(self) -> None:
         connection = self._connection

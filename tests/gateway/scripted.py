@@ -259,19 +259,20 @@ class Server:
     def make(self) -> HttpToolsProtocol:
         return self.protocol(self.config, self.state, {})
 
-    async def socket(self) -> socket.socket:
-        """Connected, and with so small buffers that whoever stalls is noticed after kilobytes, not megabytes."""
+    async def socket(self, *, small: bool = False) -> socket.socket:
+        """A visitor's. `small` buffers let whoever stalls be noticed after kilobytes, not megabytes."""
         sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+        if small:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
         return sock
 
-    async def connect(self) -> Wire:
-        sock = await self.socket()
-        self.visitors.append(Wire(*await asyncio.open_connection(sock=sock, limit=1 << 17)))
-        return self.visitors[-1]
+    async def connect(self, *, small: bool = False) -> Wire:
+        wire = Wire(*await asyncio.open_connection(sock=await self.socket(small=small), limit=1 << 17))
+        self.visitors.append(wire)
+        return wire
 
     async def get(self, target: bytes = b"/app/", *headers: bytes) -> Response:
         """One request on a connection of its own."""

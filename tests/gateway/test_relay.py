@@ -312,7 +312,7 @@ async def test_a_flood_waits_for_a_visitor_who_does_not_read() -> None:
             await socket.send(b"x" * 10_000)
             sent += 1
 
-    async with stage(flood) as found, found.visit(sock=await found.server.socket()) as visitor:
+    async with stage(flood) as found, found.visit(sock=await found.server.socket(small=True)) as visitor:
         await visitor.recv()
         visitor.transport.pause_reading()
         before = -1
@@ -333,7 +333,7 @@ async def test_a_visitor_waits_for_a_sandbox_that_does_not_read() -> None:
         await free.wait()
         await echo(socket)
 
-    async with stage(deaf, max_queue=1) as found, found.visit(sock=await found.server.socket()) as visitor:
+    async with stage(deaf, max_queue=1) as found, found.visit(sock=await found.server.socket(small=True)) as visitor:
         sent = [0]
 
         async def talk() -> None:

@@ -46,7 +46,7 @@ def flood(sent: list[int]) -> Script:
 async def test_a_flood_waits_for_a_visitor_who_does_not_read() -> None:
     sent = [0]
     async with path_to(flood(sent)) as (server, app, _):
-        wire = await server.connect()
+        wire = await server.connect(small=True)
         wire.transport.pause_reading()  # type: ignore[attr-defined]
         await wire.send(get())
         await stand_still(sent)
@@ -68,7 +68,7 @@ async def test_an_upload_waits_for_a_sandbox_that_does_not_read() -> None:
         await free.wait()
 
     async with path_to(script) as (server, app, _):
-        wire = await server.connect()
+        wire = await server.connect(small=True)
         await wire.send(get(b"/app/", b"Transfer-Encoding: chunked", method=b"POST"))
         sent = [0]
 
@@ -212,7 +212,7 @@ async def test_the_rest_of_an_upload_that_was_answered_may_take_only_so_long() -
 async def test_a_visitor_who_takes_nothing_for_long_is_cut_off() -> None:
     sent = [0]
     async with path_to(flood(sent)) as (_, app, _), gateway(app, Impatient) as server:
-        wire = await server.connect()
+        wire = await server.connect(small=True)
         wire.transport.pause_reading()  # type: ignore[attr-defined]
         await wire.send(get())
         await eventually(lambda: sent[0] > 0)

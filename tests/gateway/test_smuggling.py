@@ -150,7 +150,7 @@ async def test_too_long_a_head_is_refused(head: bytes) -> None:
 
 async def test_an_endless_head_is_refused_long_before_it_fills_memory() -> None:
     async with path_to(answering(HELLO)) as (server, _, _):
-        wire = await server.connect()
+        wire = await server.connect(small=True)
         await wire.send(b"GET /app/ HTTP/1.1\r\nX: ")
         sent = 0
 
