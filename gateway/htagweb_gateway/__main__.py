@@ -31,8 +31,7 @@ def main() -> int:
         port=int(os.environ.get("HTAGWEB_LISTEN_PORT", "8000")),
         workers=int(os.environ.get("HTAGWEB_WORKERS", "1")),
         http="htagweb_gateway.protocol:FrontProtocol",
-        ws="websockets-sansio",
-        ws_max_size=1 << 30,  # the relay enforces message_size, which comes with the configuration
+        ws="htagweb_gateway.protocol:FrontWebSocket",
         ws_per_message_deflate=False,
         log_config=None,
         access_log=False,

@@ -23,7 +23,7 @@ from .identity import COOKIE_NAMES, Identity
 from .pages import Pages
 from .platform import PlatformSite, navigation
 from .problems import problem, problem_of_error, problem_of_route
-from .relay import Relay
+from .relay import Relay, relay_for
 from .routes import RouteTable
 from .upstream import Upstream
 from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
@@ -234,7 +234,7 @@ class Gateway:
                 return problem_of_route(card.name, route)
             forward = self._forward(edge, card.name, rest, scope["query_string"])
             meter = self.activity.meter(route.sandbox)
-            relay = Relay(route.address, forward, message_size=platform.message_size, on_data=meter.touch)
+            relay = relay_for(scope, route.address, forward, message_size=platform.message_size, on_data=meter.touch)
             with self._open(user, route, relay):
                 await relay.run(scope, receive, send)
         except Unreachable:
