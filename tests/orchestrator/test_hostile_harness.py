@@ -110,15 +110,15 @@ async def test_a_connection_that_breaks_before_the_ack_is_made_again(stage: Stag
     assert await harness.change({"b": 1}) is None
 
 
-async def test_a_harness_that_hangs_up_with_its_last_word_is_dialled_again(stage: Stage, plane: Plane) -> None:
-    class SaysReadyAndLeaves(Harness):
+async def test_a_connection_that_ends_in_one_breath_with_ready_is_made_again(stage: Stage, plane: Plane) -> None:
+    class SpoilsItsLastWord(Harness):
         async def on_claim(self, claim: Frame) -> None:
-            await super().on_claim(claim)
-            self.hang_up()
+            self.write(framed(b'{"type":"ready","stage":"claim"}') + TOO_LARGE)
 
-    stage.machine.next(SaysReadyAndLeaves)
-    route = await plane.until_ready(ALICE, HELLO)
-    await eventually(lambda: stage.harness(route).connected)
+    stage.machine.next(SpoilsItsLastWord)
+    harness = stage.harness(await plane.until_ready(ALICE, HELLO))
+    await eventually(lambda: harness.connections == 2)
+    assert await harness.change({"a": 1}) is None
 
 
 async def test_a_harness_that_hangs_up_again_and_again_is_dialled_a_few_times_a_second(

@@ -141,9 +141,9 @@ async def test_the_lifetime_counts_while_nobody_watches_too(stage: Stage, plane:
 
 
 async def test_the_lifetime_ends_what_was_idle_before_everybody_stopped_watching(stage: Stage) -> None:
-    stage.left_behind(claimed_s=stage.clock() - 43_190, last_activity_s=stage.clock() - 10_000)
+    stage.left_behind(claimed_s=stage.clock() - 43_170, last_activity_s=stage.clock() - 10_000)
     plane = await stage.open()
-    await plane.reaped(9)
+    await plane.reaped(29)
     assert await state(plane) is State.READY
     stage.clock.forward(1.1)
     assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LIFETIME
