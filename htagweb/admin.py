@@ -64,6 +64,9 @@ class Admin:
     def apps(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/apps"))
 
+    def pool(self) -> list[Row]:
+        return self._rows(self._call("GET", "/v1/pool"))
+
     def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
         self._probe()
         try:

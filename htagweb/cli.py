@@ -106,7 +106,8 @@ def reap(
         _fail("Say which sandboxes: ids, --idle, --app, --user, or --all by itself.", MISUSED)
     with _orchestrator() as admin:
         rows = [row for row in admin.sandboxes() if row.get("state") != "ended"]
-        rows = _of_ids(rows, ids) if ids else rows
+        # A warm one belongs to nobody, and the pool would start another: it is ended only if named.
+        rows = _of_ids(rows, ids) if ids else [row for row in rows if row.get("state") != "warm"]
         rows = [row for row in rows if _fits(row, idle, app_name, user)]
         if not rows:
             if as_json:
@@ -130,6 +131,23 @@ def reap(
         _say(f"{_count(rows)} would end. Add --yes to end them.")
     elif not all(row["ended"] for row in rows):
         _fail(f"{_count([row for row in rows if not row['ended']])} could not be ended.", FAILED)
+
+
+@app.command()
+def pool(as_json: AsJson = False) -> None:
+    """Sandboxes that wait for a visitor: of each kind, how many are wanted and ready."""
+    with _orchestrator() as admin:
+        rows = admin.pool()
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        columns = ("image", "generation", "memory_bytes", "app", "wanted", "ready", "starting")
+        print_table(
+            ["IMAGE", "HTAG", "MEMORY", "LOADED", "WANTED", "READY", "STARTING"],
+            [[show(key, row.get(key)) or "-" for key in columns] for row in rows],
+        )
+    else:
+        _say("The warm pool is off, or no app is published.")
 
 
 @apps_app.callback()

@@ -46,7 +46,13 @@ def ending_words(route: Route | None) -> Words:
             )
         case Ending.UPDATED:
             return Words("This app was updated", f"There is a new version of it. {_KEPT}", "Start the new version")
-        case Ending.LOST | None:
+        case Ending.FULL:
+            return Words(
+                "This app made room",
+                f"The server ran short of memory, and it was idle for the longest. {_KEPT}",
+                "Start again",
+            )
+        case Ending.LOST | Ending.SURPLUS | None:
             return Words("This app is gone", f"The machine that it ran on lost it. {_KEPT}", "Start again")
 
 

@@ -53,6 +53,11 @@ class Admission:
             raise CapacityExceeded("The server has no room for one more app right now. Try again in a minute.")
         self._count(user, now)
 
+    def room_to_spare(self) -> bool:
+        """Is more than min(15 %, 2 GiB) of the memory available? Else the warm pool gives way."""
+        total, available = self._memory()
+        return available > min(total * 15 // 100, 2 * GIB)
+
     def _count(self, user: UserId, now: float) -> None:
         if len(self._recent) > 10_000:  # forget those who have been quiet, so that visitors can't fill this table
             self._recent = {u: times for u, times in self._recent.items() if times and now - times[-1] < 60}

@@ -88,6 +88,10 @@ class Catalogue:
         """All apps by name. A card with a problem and a version is served by that version: the last good one."""
         return self._cards
 
+    def published(self) -> list[PublishedApp]:
+        """Every version that can be started now, by name."""
+        return [entry.published for _, entry in sorted(self._entries.items()) if entry.published is not None]
+
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know and nothing else depends on."""
         return self._warnings

@@ -65,7 +65,7 @@ class Census:
 
         With `adopt` (once, at the start) what runs under a lease that holds is taken over. Raises EngineUnavailable.
         """
-        ready = [sandbox for sandbox in self._registry if sandbox.state is State.READY]
+        ready = [each for each in self._registry if each.state in (State.READY, State.WARM)]
         found = {each.sandbox_id: each for each in await self._engine.list_managed()}
         directories = set(self._run.ids())
         for each in found.values():
@@ -74,7 +74,7 @@ class Census:
                 await self._engine.stop(each.sandbox_id)
                 self._run.remove(each.sandbox_id)
         for sandbox in ready:  # of those that came after the list was made, it says nothing
-            if sandbox.state is not State.READY:
+            if sandbox.ending is not None:
                 continue
             now_found = found.get(sandbox.id)
             if now_found is None or not now_found.running:

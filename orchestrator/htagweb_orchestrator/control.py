@@ -46,6 +46,7 @@ from .model import (
     UserId,
 )
 from .output import OutputFiles
+from .pool import WarmPool
 from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
 from .sessions import Sessions, SessionTooLarge
@@ -122,6 +123,17 @@ class ControlPlane:
             on_adopted=self._adopted,
             now=now,
         )
+        self._pool = WarmPool(
+            least=settings.warm_min,
+            most=settings.warm_max,
+            registry=self._registry,
+            starter=self._starter,
+            endings=self._endings,
+            catalogue=catalogue,
+            lease=self._new_lease,
+            room=self._admission.room_to_spare,
+            now=now,
+        )
 
     # -- life of the service -------------------------------------------------------------------------------------
 
@@ -160,6 +172,7 @@ class ControlPlane:
         )
         self._spawn(self._every(TICK_S, self._tick), "reaper")
         self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
+        self._spawn(self._pool.run(), "warm pool")
         await self._census.follow()
 
     async def close(self) -> None:
@@ -171,6 +184,7 @@ class ControlPlane:
         for task in (*self._tasks, *starts):
             task.cancel()
         await asyncio.gather(*self._tasks, *starts, return_exceptions=True)
+        await self._pool.close()
         await self._endings.close()
         for sandbox in self._registry:
             if sandbox.state is State.READY:
@@ -214,25 +228,30 @@ class ControlPlane:
         now = self._now()
         starting = sum(sandbox.state is State.STARTING for sandbox in self._registry)
         self._admission.admit(user, now, of_user=self._registry.of_user(user), starting=starting)
-        lease = Lease(
-            sandbox=SandboxId(secrets.token_hex(16)),
-            uid=self._uids.take(),
-            user=user,
-            app=app,
-            version=published.version,
-            image=published.image,
-            generation=published.generation,
-            limits=published.limits,
-            boot_id=self._boot_id,
-            created_s=now,
-            last_activity_s=now,
+        sandbox = self._pool.take(published) or Sandbox(self._new_lease(published))
+        sandbox.lease = sandbox.lease.replace(
+            user=user, app=app, version=published.version, limits=published.limits, created_s=now, last_activity_s=now
         )
-        sandbox = Sandbox(lease)
         self._registry.add(sandbox)
         self._endings.explained(sandbox.key)
         self._publish(sandbox)
         sandbox.start = asyncio.create_task(self._start(sandbox, published, query), name=f"start {sandbox.error_id}")
         return sandbox
+
+    def _new_lease(self, published: PublishedApp) -> Lease:
+        """Of a sandbox that fits this app and has no user yet."""
+        return Lease(
+            sandbox=SandboxId(secrets.token_hex(16)),
+            uid=self._uids.take(),
+            user=UserId(""),
+            app=AppName(""),
+            version="",
+            image=published.image,
+            generation=published.generation,
+            limits=published.limits,
+            boot_id=self._boot_id,
+            created_s=self._now(),
+        )
 
     async def _start(self, sandbox: Sandbox, published: PublishedApp, query: str) -> None:
         facts = {"sandbox": sandbox.id, "app": sandbox.lease.app}
@@ -437,6 +456,10 @@ class ControlPlane:
     @property
     def ready(self) -> bool:
         return self._refusal is None
+
+    @property
+    def pool(self) -> WarmPool:
+        return self._pool
 
     @property
     def watched(self) -> bool:

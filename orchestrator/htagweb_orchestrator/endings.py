@@ -55,11 +55,12 @@ class Endings:
             return task
         sandbox.state, sandbox.ending, sandbox.detail = State.ENDED, ending, detail
         self._registry.retire(sandbox)
-        route = self._route(sandbox)
-        self._kept.pop(sandbox.key, None)
-        self._kept[sandbox.key] = route, self._now()
-        self._hub.publish(RouteChanged(route=route))
-        facts = {"sandbox": sandbox.id, "app": sandbox.lease.app, "why": ending, "detail": detail}
+        if sandbox.lease.user:
+            route = self._route(sandbox)
+            self._kept.pop(sandbox.key, None)
+            self._kept[sandbox.key] = route, self._now()
+            self._hub.publish(RouteChanged(route=route))
+        facts = {"sandbox": sandbox.id, "app": sandbox.described, "why": ending, "detail": detail}
         log.info("sandbox ended", extra=facts)
         task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")
         self._disposals[sandbox] = task
@@ -75,7 +76,7 @@ class Endings:
             return
         sandbox.exit_code = event.exit_code
         sandbox.died.set()
-        if sandbox.state is not State.READY:
+        if sandbox.state not in (State.READY, State.WARM):
             return  # a start sees it by itself, an ending waits for it
         if event.out_of_memory:
             ending, detail = Ending.MEMORY, "it needed more memory than it may have"

@@ -82,7 +82,7 @@ class Exit(Struct, frozen=True, tag="exit"):
 
 
 Message = Hello | Ready | Failed | SessionChange | Output | Busy | Pong | Exit
-_decoder = msgspec.json.Decoder(Message)
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
 class _Typed(msgspec.Struct):

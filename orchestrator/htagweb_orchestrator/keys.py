@@ -58,6 +58,8 @@ KEYS = LIMIT_KEYS | {
     "session_size_bytes": Key("session_size", size("1k", "192k"), "size of one user's session, as JSON"),
     "message_size_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
     "max_per_user": Key("max_per_user", count(1, 1000), "sandboxes that one user may have at a time"),
+    "warm_min": Key("warm_min", count(0, 100), "sandboxes of each kind that are started before anybody asks"),
+    "warm_max": Key("warm_max", count(0, 1000), "as many of them while many visitors come; 0 for no warm pool"),
     "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),
     "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),
     "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),

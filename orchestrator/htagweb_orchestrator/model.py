@@ -20,6 +20,7 @@ SandboxId = NewType("SandboxId", str)
 
 
 class State(StrEnum):
+    WARM = "warm"  # started before anybody asked; no route ever has it
     STARTING = "starting"
     READY = "ready"
     ENDED = "ended"
@@ -48,6 +49,8 @@ class Ending(StrEnum):
     VISITOR = "visitor"  # the Stop button
     OPERATOR = "operator"
     UPDATED = "updated"
+    FULL = "full"  # the machine ran short of memory, and this one was idle for the longest
+    SURPLUS = "surplus"  # a warm one that nobody needs any more; no visitor sees it
     LOST = "lost"  # the engine or its record of the sandbox went away
 
 
@@ -60,7 +63,9 @@ class UnixAddress(Struct, tag="unix", frozen=True):
 
     path: str
     uid: int
-    peer_uid: bool = True  # False under gVisor, whose gofer shows uid 0 as the peer: there only the inode's owner counts
+    peer_uid: bool = (
+        True  # False under gVisor, whose gofer shows uid 0 as the peer: there only the inode's owner counts
+    )
 
 
 class TcpAddress(Struct, tag="tcp", frozen=True):

@@ -99,6 +99,8 @@ class Operators:
 
     def _why(self, sandbox: Sandbox, limit: Ending) -> str:
         """Why it is still there, in words."""
+        if sandbox.state is State.WARM:
+            return "warm: waits for a visitor"
         if sandbox.state is State.STARTING:
             return f"starting: {sandbox.step}"
         if sandbox.state is State.ENDED:
@@ -118,6 +120,10 @@ class Operators:
         chosen = [sandbox for sandbox in self._control.sandboxes() if sandbox.id in wanted]
         await self._control.end(chosen, Ending.OPERATOR)
         return [{"id": each.id, "app": each.lease.app, "user": each.lease.user, "ended": True} for each in chosen]
+
+    def pool(self) -> list[Row]:
+        """Each kind of warm sandbox: wanted, ready, starting."""
+        return self._control.pool.rows()
 
     def apps(self) -> list[Row]:
         counts = Counter(s.lease.app for s in self._control.sandboxes() if s.state is not State.ENDED)

@@ -66,6 +66,7 @@ class Sandbox:
     address: Address | None = None
     control_address: Address | None = None
     link: HarnessLink | None = None
+    loaded: bool = False  # has imported its app
     start: asyncio.Task[None] | None = None  # finished long ago for most; None for an adopted one
     steps_ms: dict[str, float] = field(default_factory=dict)
     sockets: dict[str, int] = field(default_factory=dict)  # open WebSockets, by reporting gateway
@@ -84,6 +85,15 @@ class Sandbox:
     @property
     def key(self) -> Key:
         return self.lease.user, self.lease.app
+
+    @property
+    def answers(self) -> bool:
+        """Does its control connection stand, as far as is known?"""
+        return self.link is not None and not self.link.closed and not self.died.is_set()
+
+    @property
+    def described(self) -> str:
+        return self.lease.app or f"blank, htag {self.lease.generation}"
 
     @property
     def error_id(self) -> str:
@@ -125,8 +135,10 @@ class Registry:
         return len(self._by_id)
 
     def add(self, sandbox: Sandbox) -> None:
+        """Enter a new sandbox, or one of the warm pool that has got its user."""
         self._by_id[sandbox.id] = sandbox
-        self._live[sandbox.key] = sandbox
+        if sandbox.lease.user:
+            self._live[sandbox.key] = sandbox
 
     def get(self, sandbox_id: SandboxId) -> Sandbox | None:
         return self._by_id.get(sandbox_id)

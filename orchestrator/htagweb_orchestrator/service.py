@@ -156,6 +156,9 @@ def operator_api(operators: Operators) -> Starlette:
     async def apps(request: Request) -> Response:
         return _json(operators.apps())
 
+    async def pool(request: Request) -> Response:
+        return _json(operators.pool())
+
     async def readyz(request: Request) -> Response:
         return _json({"ready": operators.ready}, 200 if operators.ready else 503)
 
@@ -166,6 +169,7 @@ def operator_api(operators: Operators) -> Starlette:
             HttpRoute("/v1/logs/{prefix}", logs),
             HttpRoute("/v1/reap", reap, methods=["POST"]),
             HttpRoute("/v1/apps", apps),
+            HttpRoute("/v1/pool", pool),
             HttpRoute("/v1/readyz", readyz),
         ]
     )

@@ -54,19 +54,44 @@ class Starter:
     async def start(
         self, sandbox: Sandbox, app: PublishedApp, *, query: str, on_step: Callable[[Sandbox, Step], None]
     ) -> None:
-        """Bring a reserved sandbox to its rendered first page, within the app's start_timeout.
+        """Bring a reserved sandbox to its rendered first page, within the app's start_timeout. One of the warm pool has
+        part of the way behind it.
 
         On any error the sandbox may be half there; the caller ends it. Raises StartFailed, StartTimeout, or what the
         engine raised.
         """
-        try:
-            async with self._slots:  # booting only: an app that hangs while it loads must not keep others from starting
-                deadline = asyncio.get_running_loop().time() + app.limits.start_timeout_s
-                async with asyncio.timeout_at(deadline):
-                    await self._boot(sandbox, on_step)
+        async with self._told(sandbox, app):
+            deadline = await self._booted(sandbox, app, on_step)
             async with asyncio.timeout_at(deadline):
                 on_step(sandbox, Step.LOADING)
-                await self._fill(sandbox, app, query)
+                if not sandbox.loaded:
+                    await self._load(sandbox, app)
+                await self._claim(sandbox, app, query)
+
+    async def warm(self, sandbox: Sandbox, app: PublishedApp, *, load: bool) -> None:
+        """Bring a sandbox without a user as far as it can come: blank, or with `load` with its app imported."""
+        async with self._told(sandbox, app):
+            deadline = await self._booted(sandbox, app, lambda sandbox, step: None)
+            if load:
+                async with asyncio.timeout_at(deadline):
+                    await self._load(sandbox, app)
+
+    async def _booted(self, sandbox: Sandbox, app: PublishedApp, on_step: Callable[[Sandbox, Step], None]) -> float:
+        """Boot it unless it is; return the deadline (loop time) of the whole start."""
+        loop = asyncio.get_running_loop()
+        if sandbox.link is not None:
+            return loop.time() + app.limits.start_timeout_s
+        async with self._slots:  # booting only: an app that hangs while it loads must not keep others from starting
+            deadline = loop.time() + app.limits.start_timeout_s
+            async with asyncio.timeout_at(deadline):
+                await self._boot(sandbox, on_step)
+        return deadline
+
+    @asynccontextmanager
+    async def _told(self, sandbox: Sandbox, app: PublishedApp) -> AsyncIterator[None]:
+        """What goes wrong within, as one of our errors, with the details in the sandbox's output."""
+        try:
+            yield
         except TimeoutError as error:
             said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
             raise StartTimeout(said, error_id=sandbox.error_id) from error
@@ -120,8 +145,8 @@ class Starter:
         )
         return link
 
-    async def _fill(self, sandbox: Sandbox, app: PublishedApp, query: str) -> None:
-        """The app, then its user: from here on the sandbox is hostile."""
+    async def _load(self, sandbox: Sandbox, app: PublishedApp) -> None:
+        """From here on the sandbox is hostile."""
         link = sandbox.link
         assert link is not None
         files = await asyncio.to_thread(self._catalogue.files, app.version)
@@ -136,6 +161,12 @@ class Starter:
         }
         async with self._timed(sandbox, "load"):
             await link.load(load, files)
+        sandbox.loaded = True
+
+    async def _claim(self, sandbox: Sandbox, app: PublishedApp, query: str) -> None:
+        """Give it its user, once and for all."""
+        link = sandbox.link
+        assert link is not None
         session = await self._sessions.get(sandbox.lease.user)
         now = self._now()
         # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.

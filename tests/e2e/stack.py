@@ -60,6 +60,7 @@ class Stack:
             "HTAGWEB_PORT": str(port),
             "E2E_FOLDER": str(folder),
             "HTAGWEB_ORPHAN_TIMEOUT": "30s",
+            "HTAGWEB_WARM_MAX": "0",  # what runs was asked for; the pool has tests of its own
             **(environment or {}),
         }
         os.environ.update(self._environment)  # testcontainers hands the environment of this process on

@@ -175,7 +175,7 @@ class Stage:
             apps_dir=self.root / "apps",
             state_dir=self.root / "state",
             apps=self.apps,
-            **{"idle_timeout_s": 900.0, **values},
+            **{"idle_timeout_s": 900.0, "warm_max": 0, **values},
         )
         engine = engine or FakeEngine(self.machine)
         catalogue = Catalogue(settings)
