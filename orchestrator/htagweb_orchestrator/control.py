@@ -93,6 +93,7 @@ class ControlPlane:
         self._hub = Hub()
         self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._relinking: set[SandboxId] = set()
         self._refusal: OrchestratorError | None = EngineUnavailable("The server is starting. Try again in a moment.")
         self._opened_s = self._now()
         self._ticked_s = self._now()
@@ -378,16 +379,25 @@ class ControlPlane:
     async def _relink(self, sandbox: Sandbox, delay_s: float = 0.0) -> None:
         """Until it answers: a handler may be blocking its harness. A hostile one need not answer at all; its idle time
         and its lifetime end it like any other."""
-        while True:
-            await asyncio.sleep(delay_s)
-            if sandbox.state is not State.READY or sandbox.died.is_set():
-                return
-            try:
-                sandbox.link = await self._starter.connect(sandbox)
-                return
-            except Exception as error:
-                log.debug("control connection not made: %s", error, extra={"sandbox": sandbox.id})
-            delay_s = min(max(delay_s * 2, RELINK_S), 10.0)
+        if sandbox.id in self._relinking:  # a connection that is lost before its hello is reported here, too
+            return
+        self._relinking.add(sandbox.id)
+        try:
+            while True:
+                await asyncio.sleep(delay_s)
+                if sandbox.state is not State.READY or sandbox.died.is_set():
+                    return
+                try:
+                    sandbox.link = await self._starter.connect(sandbox)
+                    if sandbox.link.stage != "claimed":  # an orchestrator was killed while it gave it its user
+                        self._endings.end(sandbox, Ending.LOST, "its start was broken off", polite=False)
+                    if not sandbox.link.closed:
+                        return
+                except Exception as error:
+                    log.debug("control connection not made: %s", error, extra={"sandbox": sandbox.id})
+                delay_s = min(max(delay_s * 2, RELINK_S), 10.0)
+        finally:
+            self._relinking.discard(sandbox.id)
 
     # -- harness.Listener ----------------------------------------------------------------------------------------
 

@@ -118,6 +118,7 @@ class HarnessLink:
         self._answers: dict[str, asyncio.Future[Message]] = {}
         self._pings = 0
         self._closed = False
+        self.stage = ""  # of the sandbox, as its hello said
         self._task = asyncio.create_task(self._read(), name=f"control {sandbox[:12]}")
 
     @classmethod
@@ -275,6 +276,7 @@ class HarnessLink:
     async def _dispatch(self, message: Message) -> None:
         match message:
             case Hello():
+                self.stage = message.stage
                 self._answer("hello", message)
             case Ready() | Failed():
                 self._answer(message.stage, message)

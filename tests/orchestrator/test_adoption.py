@@ -65,6 +65,15 @@ async def test_an_adopted_sandbox_that_does_not_answer_is_kept_and_counted(stage
     assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
 
 
+async def test_a_sandbox_whose_claim_never_reached_it_is_ended(stage: Stage) -> None:
+    """The lease says so before the claim is sent; the orchestrator was killed between the two."""
+    old = stage.left_behind()
+    stage.machine.harness(old.sandbox).stage = "loaded"
+    plane = await stage.open()
+    assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LOST
+    await eventually(lambda: stage.nothing_left_of(old.sandbox))
+
+
 async def test_a_new_sandbox_never_gets_an_adopted_ones_uid(stage: Stage) -> None:
     uids = range(30000, 30010)
     for number, _ in enumerate(uids):

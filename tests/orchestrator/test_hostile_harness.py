@@ -121,6 +121,24 @@ async def test_a_connection_that_ends_in_one_breath_with_ready_is_made_again(sta
     assert await harness.change({"a": 1}) is None
 
 
+async def test_hanging_up_before_the_hello_makes_no_second_attempt_beside_the_first(
+    stage: Stage, plane: Plane
+) -> None:
+    class HangsUpAtHello(Harness):
+        async def on_hello(self) -> None:
+            if self.stage == "claimed":
+                self.hang_up()
+            else:
+                await super().on_hello()
+
+    stage.machine.next(HangsUpAtHello)
+    route = await plane.until_ready(ALICE, HELLO)
+    harness = stage.harness(route)
+    harness.hang_up()
+    await eventually(lambda: harness.connections >= 4)
+    assert sum(task.get_name() == f"relink {route.sandbox[:12]}" for task in asyncio.all_tasks()) == 1
+
+
 async def test_a_harness_that_hangs_up_again_and_again_is_dialled_a_few_times_a_second(
     stage: Stage, plane: Plane
 ) -> None:
