@@ -36,6 +36,7 @@ class Machine:
         self.containers: dict[SandboxId, Container] = {}
         self.upcoming: deque[type[Harness]] = deque()  # scripts of the next ones; honest when empty
         self.listeners: list[tuple[str, asyncio.Queue[Event]]] = []
+        self.harnesses: list[Harness] = []
         self.most = 0  # how many there were at the same time
 
     def next(self, *scripts: type[Harness]) -> None:
@@ -44,6 +45,7 @@ class Machine:
     def run(self, spec: SandboxSpec, instance: str) -> Container:
         script = self.upcoming.popleft() if self.upcoming else Harness
         harness = script(spec, lambda code: self.die(spec.sandbox_id, code))
+        self.harnesses.append(harness)
         container = self.containers[spec.sandbox_id] = Container(spec, instance, harness)
         self.most = max(self.most, len(self.containers))
         return container

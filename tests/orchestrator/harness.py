@@ -31,6 +31,7 @@ class Harness:
         self.files: dict[str, bytes] = {}
         self.session: Frame = {}
         self.connections = 0
+        self.serving = 0  # connections that have not ended yet
         self.reading = asyncio.Event()  # cleared: it leaves what was sent to it in the socket
         self.reading.set()
         self._exits = exits
@@ -147,6 +148,7 @@ class Harness:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.serving += 1
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
@@ -162,6 +164,7 @@ class Harness:
                 await writer.wait_closed()
             if self._writer is writer:
                 self._writer = None
+            self.serving -= 1
 
     async def _hear(self, frame: Frame, reader: asyncio.StreamReader) -> None:
         self.heard.append(frame)

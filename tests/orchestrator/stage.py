@@ -276,5 +276,6 @@ class Stage:
             await plane.close()
         for sandbox in list(self.machine.containers):
             self.machine.remove(sandbox)
+        await eventually(lambda: not any(harness.serving for harness in self.machine.harnesses))
         for store in self._stores:
             store.close()

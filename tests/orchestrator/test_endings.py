@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
+from htagweb_orchestrator import control
 from htagweb_orchestrator.engines.base import Relist
 from htagweb_orchestrator.errors import EngineUnavailable
 from htagweb_orchestrator.model import Ending, State
+from htagweb_orchestrator.rundir import UidAllocator
 from tests.orchestrator.harness import IgnoresEnd
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
@@ -103,6 +105,26 @@ async def test_a_sandbox_that_is_stopped_twice_ends_once(stage: Stage, plane: Pl
     assert any(await asyncio.gather(*(plane.release(ALICE, HELLO, Ending.VISITOR) for _ in range(5))))
     assert plane.engine.calls["stop"] == 1
     assert watch.states(ALICE, HELLO).count((State.ENDED, "visitor")) == 1
+
+
+async def test_two_who_reap_the_same_one_wait_for_the_same_end(stage: Stage, plane: Plane) -> None:
+    route = await plane.until_ready(ALICE, HELLO)
+    stop = plane.engine.hold("stop")
+    reaping = [asyncio.create_task(plane.operators.reap([route.sandbox])) for _ in range(2)]
+    await eventually(lambda: plane.engine.calls["stop"])
+    late = asyncio.create_task(plane.operators.reap([route.sandbox]))
+    stop.set()
+    assert [row["id"] for rows in await asyncio.gather(*reaping, late) for row in rows] == [route.sandbox] * 3
+    assert plane.engine.calls["stop"] == 1
+    assert stage.nothing_left_of(route.sandbox)
+
+
+async def test_the_uid_of_one_that_ended_is_free_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "UidAllocator", lambda: UidAllocator(20000, 20001))
+    plane = await stage.open()
+    for _ in range(3):
+        await plane.until_ready(ALICE, HELLO)
+        await plane.release(ALICE, HELLO, Ending.VISITOR)
 
 
 async def test_a_caller_who_leaves_does_not_cancel_the_end(stage: Stage, plane: Plane) -> None:
