@@ -68,11 +68,11 @@ class Census:
         ready = [each for each in self._registry if each.state in (State.READY, State.WARM)]
         found = {each.sandbox_id: each for each in await self._engine.list_managed()}
         directories = set(self._run.ids())
+        foreign: list[SandboxId] = []
         for each in found.values():
             if self._registry.get(each.sandbox_id) is None and not (adopt and self._adopt(each)):
-                log.info("foreign sandbox removed", extra={"sandbox": each.sandbox_id})
-                await self._engine.stop(each.sandbox_id)
-                self._run.remove(each.sandbox_id)
+                foreign.append(each.sandbox_id)
+        await asyncio.gather(*map(self._remove, foreign))
         for sandbox in ready:  # of those that came after the list was made, it says nothing
             if sandbox.ending is not None:
                 continue
@@ -88,8 +88,18 @@ class Census:
             elif sandbox.id not in directories:
                 self._endings.end(sandbox, Ending.LOST, "its run directory is gone")
         for left in directories:
-            if self._registry.get(SandboxId(left)) is None:
-                self._run.remove(SandboxId(left))
+            if self._registry.get(left) is None and left not in foreign:
+                self._run.remove(left)
+
+    async def _remove(self, foreign: SandboxId) -> None:
+        """One that can't be removed is left to the next round: it must not keep the others from their visitors."""
+        try:
+            await self._engine.stop(foreign)
+            self._run.remove(foreign)
+        except (OrchestratorError, OSError) as error:
+            log.warning("foreign sandbox not removed yet: %s", error, extra={"sandbox": foreign})
+        else:
+            log.info("foreign sandbox removed", extra={"sandbox": foreign})
 
     def _adopt(self, found: Found) -> bool:
         """Take over a sandbox that ran under an earlier orchestrator; False if it has no lease that still holds."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from .engines.base import Died, Engine
-from .errors import EngineUnavailable
+from .errors import OrchestratorError
 from .harness import HarnessLink
 from .hub import Hub
 from .model import Ending, Route, RouteChanged, RouteGone, State
@@ -125,13 +125,13 @@ class Endings:
         while True:
             try:
                 await self._engine.stop(sandbox.id)
+                self._run.remove(sandbox.id)
                 break
-            except EngineUnavailable as error:
+            except (OrchestratorError, OSError) as error:
                 if self._closing:
                     return
                 log.warning("sandbox not removed yet: %s", error, extra={"sandbox": sandbox.id})
                 await asyncio.sleep(RETRY_S)
-        self._run.remove(sandbox.id)
         self._uids.give_back(sandbox.lease.uid)
         self._registry.remove(sandbox)
 

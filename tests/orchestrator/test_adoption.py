@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from htagweb_orchestrator import control
+from htagweb_orchestrator.errors import EngineUnavailable
 from htagweb_orchestrator.model import Ending, SandboxId, Seen, State, UserId
 from htagweb_orchestrator.registry import Lease
 from htagweb_orchestrator.rundir import UidAllocator
@@ -88,6 +89,16 @@ async def test_a_new_sandbox_never_gets_an_adopted_ones_uid(stage: Stage, monkey
 
 
 # -- what no lease holds any more ------------------------------------------------------------------------------------
+
+
+async def test_one_that_the_engine_does_not_remove_keeps_the_others_from_nobody(stage: Stage) -> None:
+    old, stuck = stage.left_behind(), stage.left_behind(user=BOB, lease=False).sandbox
+    plane = stage.plane()
+    plane.engine.broken["stop"] = EngineUnavailable("The engine refused: device or resource busy.")
+    await plane.open()
+    assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
+    assert (await plane.until_ready(BOB, HELLO)).sandbox != stuck
+    assert stuck in stage.machine.containers and stuck in stage.run_directory.ids()
 
 
 async def test_what_has_no_lease_that_holds_is_removed(stage: Stage) -> None:
