@@ -98,7 +98,8 @@ async def test_one_that_the_engine_does_not_remove_keeps_the_others_from_nobody(
     await plane.open()
     assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
     assert (await plane.until_ready(BOB, HELLO)).sandbox != stuck
-    assert stuck in stage.machine.containers and stuck in stage.run_directory.ids()
+    assert stuck in stage.machine.containers
+    assert stuck in stage.run_directory.ids()
 
 
 async def test_what_has_no_lease_that_holds_is_removed(stage: Stage) -> None:
