@@ -53,7 +53,6 @@ class DockerEngine:
         self._calls = DockerCalls(base_url, timeout_s=call_timeout_s)
         self._machine: Machine | None = None
         self._seccomp = ""
-        self._images: dict[str, Image] = {}
         self._streams: set[EventThread] = set()
 
     @property
@@ -67,7 +66,7 @@ class DockerEngine:
         refuse_unfit(version, info)
         self._seccomp, self._machine = await self._look_at_machine(version, info)
         for image in images:
-            self._images[image] = await self._resolve(image)
+            await self._resolve(image)
         return f"docker {version['Version']} (API {version['ApiVersion']})"
 
     async def start(self, spec: SandboxSpec, *, on_step: Callable[[Step], None]) -> None:
@@ -169,23 +168,19 @@ class DockerEngine:
 
     async def _create(self, spec: SandboxSpec) -> tuple[Options, str]:
         """Return what was asked for, and the container's id."""
-        for image in (self._images.get(spec.image), None):
-            # A rebuilt image leaves its name behind, and a clean-up then takes the one that we remember: ask once more.
-            if image is None:
-                image = self._images[spec.image] = await self._resolve(spec.image)
-            options = self.create_options(spec, image)
-            try:
-                container = await self._calls.run(
-                    functools.partial(create_container, options=options, name=container_name(spec.sandbox_id)),
-                    undo=functools.partial(_remove, sandbox_id=spec.sandbox_id),
-                )
-            except docker.errors.NotFound:
-                del self._images[spec.image]
-            except docker.errors.APIError as error:
-                raise unavailable(self._base_url, error) from error
-            else:
-                return options, container
-        raise ImageNotFound(f"the image {spec.image!r} went away while a sandbox of it was made", image=spec.image)
+        # Asked each time, some milliseconds: an image that was rebuilt while we run has the same name and another id.
+        options = self.create_options(spec, await self._resolve(spec.image))
+        try:
+            container = await self._calls.run(
+                functools.partial(create_container, options=options, name=container_name(spec.sandbox_id)),
+                undo=functools.partial(_remove, sandbox_id=spec.sandbox_id),
+            )
+        except docker.errors.NotFound as error:
+            gone = f"the image {spec.image!r} went away while a sandbox of it was made"
+            raise ImageNotFound(gone, image=spec.image) from error
+        except docker.errors.APIError as error:
+            raise unavailable(self._base_url, error) from error
+        return options, container
 
     def create_options(self, spec: SandboxSpec, image: Image) -> Options:
         """What this engine will be asked for; the body of the create call."""
