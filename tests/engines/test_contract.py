@@ -197,7 +197,7 @@ async def test_an_unknown_image_is_named_and_nothing_is_made(bench: Bench) -> No
 async def test_a_rebuilt_image_is_found_again(bench: Bench, client: docker.APIClient) -> None:
     async with image_with(client, "LABEL build=1", bench.instance) as image:
         await bench.engine.check([image])
-        first: str = client.inspect_image(image)["Id"]
+        first: str = client.inspect_image(image)["Id"]  # type: ignore[no-untyped-call]
         for build in ("2", "3"):  # while the first is there still, without a name; and after it went away
             async with image_with(client, f"LABEL build={build}", bench.instance):
                 spec = await bench.start(image=image)
@@ -270,11 +270,12 @@ async def test_a_container_made_after_its_deadline_is_removed(bench: Bench, line
     engine = bench.connect(line.url, call_timeout_s=1)
     await engine.check([IMAGE])
     spec = bench.spec()
-    line.passes.clear()
+    line.holds_from = b"/containers/create"
     with pytest.raises(EngineUnavailable, match="did not answer within 1 s"):
         await engine.start(spec, on_step=lambda _: None)
     assert engine.hung_calls == 1
     assert bench.containers() == [container_name(spec.sandbox_id)]
+    line.holds_from = b""
     line.passes.set()
     await eventually(lambda: not bench.containers())
 
