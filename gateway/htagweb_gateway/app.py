@@ -131,7 +131,7 @@ class Gateway:
                 route = await self.orchestrator.lease(
                     visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S
                 )
-                self.routes.put(route)
+                self.routes.learn(route)
             if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):
                 return None
             if route.state is State.ENDED:
@@ -382,7 +382,10 @@ class Gateway:
         while True:
             await asyncio.sleep(FLUSH_S)
             if self._watched.is_set():
-                await self.flush()
+                try:
+                    await self.flush()
+                except Exception:  # without reports every sandbox would be ended as idle
+                    log.exception("activity not sent")
 
     async def flush(self, *, everything: bool = False) -> None:
         values = self.activity.values()

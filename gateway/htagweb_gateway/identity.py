@@ -14,6 +14,7 @@ from itsdangerous import BadSignature, TimestampSigner
 from htagweb_orchestrator.model import UserId
 
 DAY_S = 86_400
+KEY_BYTES = 32
 REMEMBERED = 10_000  # verified cookies a worker keeps; an HMAC each costs more than all the rest of routing
 # Neither name is accepted under the other scheme: a cookie set over plain http proves nothing under https.
 NAMES = {"http": b"htagweb", "https": b"__Host-htagweb"}
@@ -67,18 +68,23 @@ class Identity:
 
 
 def signing_key(path: Path) -> bytes:
-    """The key at `path`, made there once, 0600; several workers may ask at the same time and get the same one."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        pass
-    fresh = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
-    fresh.touch(mode=0o600)
-    fresh.write_bytes(secrets.token_bytes(32))
-    try:
-        os.link(fresh, path)  # fails where another worker was first, so nobody reads a half-written key
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
-    return path.read_bytes()
+    """The key at `path`, made there once, 0600; several workers may ask at the same time and get the same one.
+
+    Raises ValueError for a file that holds less than a key: cookies signed by nothing could be forged by everybody.
+    """
+    if not path.exists():
+        fresh = path.with_suffix(f".{os.getpid()}.{secrets.token_hex(4)}")
+        try:
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())  # a machine that loses power now must not leave the name with nothing in it
+            os.link(fresh, path)  # fails where another worker was first, so nobody reads a half-written key
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink(missing_ok=True)
+    key = path.read_bytes()
+    if len(key) < KEY_BYTES:
+        raise ValueError(f"{path} is damaged: remove it, and a new key is made. Every visitor is a new one then.")
+    return key

@@ -144,7 +144,7 @@ class PlatformSite:
             route = await gateway.orchestrator.lease(visitor.user, name, query=query, wait_s=START_PATIENCE_S)
         except OrchestratorError as error:
             return gateway.refusal(error, card, target, True)
-        gateway.routes.put(route)
+        gateway.routes.learn(route)
         return RedirectResponse(target, 303, headers=_NO_STORE)
 
     # -- what pages ask and post ---------------------------------------------------------------------------------

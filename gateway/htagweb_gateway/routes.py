@@ -20,6 +20,9 @@ from htagweb_orchestrator.model import (
 )
 
 
+_ORDER = (State.STARTING, State.READY, State.ENDED)  # in the order of a life
+
+
 class RouteTable:
     """Apps, settings and routes of this installation. `filled` is False until the first snapshot came; when the watch
     breaks the table stays as it is: sandboxes run on without an orchestrator, and so do their visitors."""
@@ -41,6 +44,12 @@ class RouteTable:
 
     def ready(self) -> set[SandboxId]:
         return {route.sandbox for route in self._routes.values() if route.state is State.READY}
+
+    def learn(self, route: Route) -> None:
+        """What a call answered. The watch may have told more of the same sandbox meanwhile: that stands."""
+        known = self.get(route.user, route.app)
+        if known is None or known.sandbox != route.sandbox or _ORDER.index(known.state) <= _ORDER.index(route.state):
+            self.put(route)
 
     def put(self, route: Route) -> None:
         before = self._routes.get((route.user, route.app))
