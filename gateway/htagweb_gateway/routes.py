@@ -19,7 +19,6 @@ from htagweb_orchestrator.model import (
     UserId,
 )
 
-
 _ORDER = (State.STARTING, State.READY, State.ENDED)  # in the order of a life
 
 
