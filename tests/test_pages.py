@@ -144,9 +144,25 @@ def test_every_ending_has_words_and_exactly_one_button(pages: Pages, ending: End
     assert "<button" not in body
 
 
+def test_what_only_an_operator_can_mend_is_not_told_to_visitors(pages: Pages) -> None:
+    error = errors.ImageNotFound("the engine has no image htagweb-sandbox: build it with docker compose build")
+    assert "docker compose" not in text(pages.refused(error, target="/counter/"))
+    assert "docker compose" in text(pages.refused(error, target="/counter/", dev=True))
+
+
+def test_a_visitor_who_waits_for_room_is_told_his_place(pages: Pages) -> None:
+    route = running(state=State.STARTING, step=Step.QUEUED, place=3, expected_s=40.0)
+    said = text(pages.waiting(COUNTER, route, target="/counter/"))
+    assert "You are number 3 in line, in about 40 seconds." in said
+    assert "in line" not in text(
+        pages.waiting(COUNTER, running(state=State.STARTING, step=Step.LOADING), target="/counter/")
+    )
+
+
 def test_endings_differ_in_their_words() -> None:
-    titles = {ending_words(ended(ending)).title for ending in Ending} | {ending_words(None).title}
-    assert len(titles) == len(Ending) + 1
+    seen = [ending for ending in Ending if ending is not Ending.SURPLUS]  # that one has no visitor
+    titles = {ending_words(ended(ending)).title for ending in seen} | {ending_words(None).title}
+    assert len(titles) == len(seen) + 1
 
 
 def test_an_idle_end_names_the_time(pages: Pages) -> None:
@@ -180,7 +196,7 @@ def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pa
 def test_a_refusal_says_why_and_when_to_come_back(
     pages: Pages, error: errors.OrchestratorError, status: int, retry: str | None
 ) -> None:
-    page = pages.refused(error, target="/counter/")
+    page = pages.refused(error, target="/counter/", dev=True)
     assert (page.status_code, page.headers.get("retry-after"), page.headers["x-htagweb"]) == (
         status,
         retry,

@@ -56,6 +56,15 @@ def ending_words(route: Route | None) -> Words:
             return Words("This app is gone", f"The machine that it ran on lost it. {_KEPT}", "Start again")
 
 
+def line_words(route: Route | None) -> str:
+    """Where a visitor stands in the line of those who wait for room; "" for one that doesn't wait."""
+    if route is None or route.place is None:
+        return ""
+    where = "You are next" if route.place == 1 else f"You are number {route.place}"
+    about = f", in about {duration(max(1.0, route.expected_s))}" if route.expected_s is not None else ""
+    return f"The server is full at the moment. {where} in line{about}. Keep this page open: it holds your place."
+
+
 def duration(seconds: float) -> str:
     """A length of time as people say it, in its largest unit, rounded down: "15 minutes", "1 hour"."""
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):

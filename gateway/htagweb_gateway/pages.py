@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppCard, Ending, Platform, Route, State, Step
 
-from .endings import duration, ending_words
+from .endings import duration, ending_words, line_words
 from .problems import RETRY_AFTER_S, local, start_url
 
 _HERE = Path(__file__).parent
@@ -86,6 +86,7 @@ class Pages:
             target=local(target),
             steps=steps,
             present=_STEPS[now][1],
+            line=line_words(route),
         )
 
     def ended(self, card: AppCard, route: Route | None, *, target: str, dev: bool = False) -> Response:
@@ -123,7 +124,7 @@ class Pages:
             error.status,
             headers,
             title=_REFUSALS.get(error.reason, "That did not work"),
-            text=str(error),
+            text=str(error) if dev or error.reason not in _OPERATORS_OWN else _OWN_PROBLEM,
             error_id=error.facts.get("error_id", ""),
             details=[error.facts[key] for key in ("detail", "traceback") if dev and error.facts.get(key)],
             target=local(target),
@@ -183,6 +184,9 @@ _REFUSALS = {
     "draining": "This server is about to restart",
     "orchestrator": "No new apps can start right now",
 }
+# What these errors say is for whoever runs the server, and he has it in the log.
+_OPERATORS_OWN = {"no-image", "engine", "isolation", "internal"}
+_OWN_PROBLEM = "The server has a problem of its own, and whoever runs it finds the reason in its log. Try again later."
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 

@@ -15,7 +15,7 @@ from htagweb_orchestrator.model import AppName, Ending, Route, State
 
 from . import front
 from .edge import Edge
-from .endings import ending_words
+from .endings import ending_words, line_words
 from .identity import DAY_S, Visitor
 from .problems import local, problem
 
@@ -165,6 +165,7 @@ class PlatformSite:
             "state": route.state if route else "none",
             "sandbox": route.sandbox[:12] if route else "",
             "step": route.step if route else "",
+            "line": line_words(route),
             "elapsed_s": round(route.started_ago_s, 1) if route else 0.0,
             "expected_s": route.expected_s if route else None,
             "left_s": round(max(0.0, route.left_s), 1) if route and route.left_s is not None else None,

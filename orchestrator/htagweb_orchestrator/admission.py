@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from .errors import CapacityExceeded, RateLimited, UserLimitReached
+from .errors import RateLimited, UserLimitReached
 from .model import AppName, UserId
 from .registry import Sandbox
 
@@ -22,9 +22,10 @@ def available_memory(meminfo: str | None = None) -> tuple[int, int]:
 
 
 class Admission:
-    """Limits per user, by memory, and on how fast one user may start.
+    """Limits of one user, and the machine's memory.
 
-    `memory` returns (total, available) bytes. Below two thirds of min(15 %, 2 GiB) nothing new starts.
+    `memory` returns (total, available) bytes. Below min(15 %, 2 GiB) the machine is short: the warm pool ends, then the
+    longest idle. Below two thirds of that nothing new starts.
     """
 
     def __init__(
@@ -38,25 +39,36 @@ class Admission:
         self._starts_per_minute = starts_per_minute
         self._memory = memory
         self._recent: dict[UserId, deque[float]] = {}
+        self._used: dict[AppName, deque[int]] = {}
 
-    def admit(self, user: UserId, now: float, *, of_user: Sequence[Sandbox], starting: int) -> None:
-        """Raise UserLimitReached, RateLimited or CapacityExceeded; otherwise the start is counted."""
+    def admit(self, user: UserId, now: float, *, of_user: Sequence[Sandbox]) -> None:
+        """Raise UserLimitReached or RateLimited; otherwise the start is counted."""
         if len(of_user) >= self._max_per_user:
             raise UserLimitReached(
                 f"You have {len(of_user)} apps running; {self._max_per_user} is the limit. End one to open another.",
                 limit=str(self._max_per_user),
                 longest_idle=longest_idle(of_user, now),
             )
-        total, available = self._memory()
-        low = min(total * 15 // 100, 2 * GIB)
-        if available - starting * UNKNOWN_USE < low * 2 // 3:
-            raise CapacityExceeded("The server has no room for one more app right now. Try again in a minute.")
         self._count(user, now)
 
-    def room_to_spare(self) -> bool:
-        """Is more than min(15 %, 2 GiB) of the memory available? Else the warm pool gives way."""
+    def fits(self, app: AppName, starting: Iterable[AppName]) -> bool:
+        """Would one more of this app fit into memory, with those that start already and have not taken theirs yet?"""
         total, available = self._memory()
-        return available > min(total * 15 // 100, 2 * GIB)
+        reserved = sum(map(self.expected_bytes, starting)) + self.expected_bytes(app)
+        return available - reserved >= _low(total) * 2 // 3
+
+    def expected_bytes(self, app: AppName) -> int:
+        """What a start is counted with: the p95 of what the last 50 measured sandboxes of this app used."""
+        used = sorted(self._used.get(app, ()))
+        return used[min(len(used) * 95 // 100, len(used) - 1)] if used else UNKNOWN_USE
+
+    def measured(self, app: AppName, memory_bytes: int) -> None:
+        self._used.setdefault(app, deque(maxlen=50)).append(memory_bytes)
+
+    def room_to_spare(self) -> bool:
+        """Is the machine not short of memory?"""
+        total, available = self._memory()
+        return available >= _low(total)
 
     def _count(self, user: UserId, now: float) -> None:
         if len(self._recent) > 10_000:  # forget those who have been quiet, so that visitors can't fill this table
@@ -67,6 +79,10 @@ class Admission:
         if len(times) >= self._starts_per_minute:
             raise RateLimited("Too many starts within a minute. Wait a minute, then try again.")
         times.append(now)
+
+
+def _low(total_bytes: int) -> int:
+    return min(total_bytes * 15 // 100, 2 * GIB)
 
 
 def longest_idle(sandboxes: Sequence[Sandbox], now: float) -> AppName:

@@ -31,6 +31,7 @@ from .errors import (
 )
 from .harness import HarnessLink
 from .hub import Hub
+from .line import WaitingLine
 from .model import (
     AppName,
     AppsChanged,
@@ -61,6 +62,8 @@ SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
 WRITE_S = 5.0  # how old the last activity in a lease file may be
+MEASURE_S = 30.0  # how often the sandboxes' memory is measured
+MAKE_ROOM_EVERY_S, MAKE_ROOM_IDLE_S = 2.0, 60.0  # between two ends for lack of memory; nobody busier than that is ended
 SETTLE_S, SETTLED_S = 3.0, 15.0  # after a start, idle ends wait for the gateways' reports: at least, at most
 
 
@@ -98,6 +101,8 @@ class ControlPlane:
         self._opened_s = self._now()
         self._ticked_s = self._now()
         self._closing = False
+        self._made_room_s = self._opened_s
+        self._line = WaitingLine(room=self._has_room, held_up=self._held_up, now=now)
         self._starter = Starter(
             engine=engine,
             run=run,
@@ -173,6 +178,7 @@ class ControlPlane:
         )
         self._spawn(self._every(TICK_S, self._tick), "reaper")
         self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
+        self._spawn(self._every(MEASURE_S, self._measure), "measure")
         self._spawn(self._pool.run(), "warm pool")
         await self._census.follow()
 
@@ -219,6 +225,7 @@ class ControlPlane:
         if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
             # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
             await asyncio.wait({sandbox.start}, timeout=wait_s)
+            sandbox = self._registry.live((user, app)) or sandbox
         return self._route(sandbox)
 
     def _reserve(self, user: UserId, app: AppName, query: str) -> Sandbox:
@@ -227,17 +234,44 @@ class ControlPlane:
             raise self._refusal
         published = self._catalogue.get(app)
         now = self._now()
-        starting = sum(sandbox.state is State.STARTING for sandbox in self._registry)
-        self._admission.admit(user, now, of_user=self._registry.of_user(user), starting=starting)
-        sandbox = self._pool.take(published) or Sandbox(self._new_lease(published))
-        sandbox.lease = sandbox.lease.replace(
-            user=user, app=app, version=published.version, limits=published.limits, created_s=now, last_activity_s=now
-        )
+        self._admission.admit(user, now, of_user=self._registry.of_user(user))
+        lease = self._new_lease(published).replace(user=user, app=app, version=published.version, last_activity_s=now)
+        sandbox = Sandbox(lease)
+        if self._line.comes_before(sandbox) or self._held_up(sandbox) or self._is_full():
+            sandbox.turn = self._line.join(sandbox)
+        elif (warm := self._pool.take(published)) is not None:
+            self._uids.give_back(lease.uid)
+            warm.lease = lease.replace(sandbox=warm.id, uid=warm.lease.uid)
+            sandbox = warm
+        elif not self._has_room(sandbox):
+            sandbox.turn = self._line.join(sandbox)
         self._registry.add(sandbox)
         self._endings.explained(sandbox.key)
         self._publish(sandbox)
         sandbox.start = asyncio.create_task(self._start(sandbox, published, query), name=f"start {sandbox.error_id}")
+        if (turn := sandbox.turn) is not None:  # whoever is ended while he waits, even at once, leaves the line
+            sandbox.start.add_done_callback(lambda _: turn.cancel())
         return sandbox
+
+    def _is_full(self) -> bool:
+        """Are there as many users' sandboxes as the operator allows?"""
+        most = self._settings.max_sandboxes
+        return most > 0 and sum(sandbox not in self._line for sandbox in self._registry.all_live()) >= most
+
+    def _held_up(self, sandbox: Sandbox) -> bool:
+        """Are there as many of its app as the operator allows?"""
+        app = sandbox.lease.app
+        most = self._settings.app(app).max_sandboxes
+        live = self._registry.all_live()
+        return most > 0 and sum(other.lease.app == app and other not in self._line for other in live) >= most
+
+    def _has_room(self, sandbox: Sandbox) -> bool:
+        starting = [
+            other.lease.app
+            for other in self._registry
+            if other.state is State.STARTING and other is not sandbox and other not in self._line
+        ]
+        return not self._is_full() and self._admission.fits(sandbox.lease.app, starting)
 
     def _new_lease(self, published: PublishedApp) -> Lease:
         """Of a sandbox that fits this app and has no user yet."""
@@ -256,8 +290,17 @@ class ControlPlane:
 
     async def _start(self, sandbox: Sandbox, published: PublishedApp, query: str) -> None:
         facts = {"sandbox": sandbox.id, "app": sandbox.lease.app}
+        warm = sandbox.link is not None
         try:
-            await self._starter.start(sandbox, published, query=query, on_step=self._step)
+            if sandbox.turn is not None:
+                await sandbox.turn
+            try:
+                await self._starter.start(sandbox, published, query=query, on_step=self._step)
+            except StartFailed:
+                if not warm or sandbox.answers:
+                    raise
+                sandbox = self._replaced(sandbox)
+                await self._starter.start(sandbox, published, query=query, on_step=self._step)
         except asyncio.CancelledError:
             self._endings.end(sandbox, sandbox.ending or Ending.LOST, polite=False)
             raise
@@ -285,6 +328,19 @@ class ControlPlane:
                     self._spawn(self._relink(sandbox, RELINK_S), f"relink {sandbox.error_id}")
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
 
+    def _replaced(self, sandbox: Sandbox) -> Sandbox:
+        """One of the warm pool had died unseen: its visitor gets a new one, and hears nothing of it."""
+        lease = sandbox.lease
+        fresh = Sandbox(
+            lease.replace(sandbox=SandboxId(secrets.token_hex(16)), uid=self._uids.take(), state="starting")
+        )
+        fresh.start, sandbox.start = sandbox.start, None
+        self._registry.retire(sandbox)
+        sandbox.lease = lease.replace(user=UserId(""))
+        self._endings.end(sandbox, Ending.SURPLUS, "it had died in the warm pool", polite=False)
+        self._registry.add(fresh)
+        return fresh
+
     def _step(self, sandbox: Sandbox, step: Step) -> None:
         sandbox.step = step
         if sandbox.ending is None:
@@ -293,6 +349,7 @@ class ControlPlane:
     async def find(self, user: UserId, app: AppName) -> Route | None:
         sandbox = self._registry.live((user, app))
         if sandbox is not None:
+            sandbox.asked_s = self._now()
             return self._route(sandbox)
         return self._endings.of((user, app))
 
@@ -336,9 +393,11 @@ class ControlPlane:
 
     def _route(self, sandbox: Sandbox) -> Route:
         took = self._took_s.get(sandbox.lease.app)
-        return sandbox.route(
-            self._now(), expected_s=statistics.median(took) if took else None, outdated=self.outdated(sandbox)
-        )
+        expected_s = statistics.median(took) if took else None
+        place = self._line.place(sandbox)
+        if place is not None:
+            expected_s = self._line.expected_s(place)
+        return sandbox.route(self._now(), expected_s=expected_s, outdated=self.outdated(sandbox), place=place)
 
     def _publish(self, sandbox: Sandbox) -> None:
         self._hub.publish(RouteChanged(route=self._route(sandbox)))
@@ -363,6 +422,28 @@ class ControlPlane:
         for sandbox, why, said in reaper.due(self._registry, now, idle_counts=watched and settled):
             self._endings.end(sandbox, why, said)
         self._endings.forget_old()
+        for sandbox in self._line.gone():
+            self._endings.end(sandbox, Ending.VISITOR, "nobody waited for it any more", polite=False)
+        self._line.serve()
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Short of memory, with the warm pool gone: end the longest idle, and see whether that was enough."""
+        if self._admission.room_to_spare() or now < self._made_room_s + MAKE_ROOM_EVERY_S:
+            return
+        if any(sandbox.state is State.WARM for sandbox in self._registry):
+            return
+        idle = [s for s in self._registry if s.state is State.READY and s.lease.idle_s(now) > MAKE_ROOM_IDLE_S]
+        if idle:
+            self._made_room_s = now
+            longest = max(idle, key=lambda sandbox: sandbox.lease.idle_s(now))
+            self._endings.end(longest, Ending.FULL, "the server ran short of memory")
+
+    async def _measure(self) -> None:
+        """What sandboxes use, for the reservations of the next starts."""
+        ready = {sandbox.id: sandbox.lease.app for sandbox in self._registry if sandbox.state is State.READY}
+        for sandbox_id, use in (await self._engine.stats(list(ready))).items() if ready else ():
+            self._admission.measured(ready[sandbox_id], use.memory_bytes)
 
     def _save(self, sandbox: Sandbox) -> None:
         """A disk that is full, or a directory that is gone, must not keep the reaper from the others."""
@@ -468,6 +549,11 @@ class ControlPlane:
         return self._refusal is None
 
     @property
+    def waiting(self) -> int:
+        """How many wait in the line."""
+        return len(self._line)
+
+    @property
     def pool(self) -> WarmPool:
         return self._pool
 
@@ -485,6 +571,8 @@ class ControlPlane:
 
     def outdated(self, sandbox: Sandbox) -> bool:
         """Is it of another version than the one that is published now?"""
+        if not sandbox.lease.version:
+            return False  # a blank one has none
         try:
             return self._catalogue.get(sandbox.lease.app).version != sandbox.lease.version
         except OrchestratorError:

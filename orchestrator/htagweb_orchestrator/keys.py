@@ -47,6 +47,7 @@ APP_KEYS = {
     "description": Key("description", text(), "the line below it"),
     "entry": Key("entry", _ENTRY, "the class to serve, where the file leaves it open"),
     "access": Key("access", text("public", '"public"'), "who may open it"),
+    "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
 }
 
 # Field of Settings -> key.
@@ -58,6 +59,7 @@ KEYS = LIMIT_KEYS | {
     "session_size_bytes": Key("session_size", size("1k", "192k"), "size of one user's session, as JSON"),
     "message_size_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
     "max_per_user": Key("max_per_user", count(1, 1000), "sandboxes that one user may have at a time"),
+    "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes in all; 0 for as many as fit into memory"),
     "warm_min": Key("warm_min", count(0, 100), "sandboxes of each kind that are started before anybody asks"),
     "warm_max": Key("warm_max", count(0, 1000), "as many of them while many visitors come; 0 for no warm pool"),
     "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),

@@ -96,7 +96,8 @@ class Route(Struct, frozen=True):
     left_s: float | None = None  # until the reaper ends it, if nobody does anything
     left_why: Ending | None = None  # IDLE or LIFETIME
     idle_timeout_s: float = 900.0
-    expected_s: float | None = None  # median of this app's last starts
+    expected_s: float | None = None  # median of this app's last starts; for one in the line, until its turn
+    place: int | None = None  # in the line of those who wait for room, 1 for who is next
     outdated: bool = False  # a newer version of the app is published
 
 

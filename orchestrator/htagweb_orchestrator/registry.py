@@ -76,6 +76,8 @@ class Sandbox:
     ending: Ending | None = None
     detail: str = ""
     traceback: str = ""  # for its visitor, in dev mode only
+    asked_s: float = 0.0  # when its visitor asked for it last, while it waits in the line
+    turn: asyncio.Future[None] | None = None  # done when it may start; None for one that need not wait
     written_s: float = 0.0  # when lease.json was last written
 
     @property
@@ -99,9 +101,12 @@ class Sandbox:
     def error_id(self) -> str:
         return self.id[:12]
 
-    def route(self, now: float, *, expected_s: float | None = None, outdated: bool = False) -> Route:
+    def route(
+        self, now: float, *, expected_s: float | None = None, outdated: bool = False, place: int | None = None
+    ) -> Route:
         left_s, left_why = self.lease.left(now) if self.state is State.READY else (None, None)
         return Route(
+            place=place,
             user=self.lease.user,
             app=self.lease.app,
             sandbox=self.id,

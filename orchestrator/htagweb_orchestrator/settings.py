@@ -39,6 +39,7 @@ class AppSettings(Struct, frozen=True):
     description: str = ""
     entry: str = ""
     access: str = "public"
+    max_sandboxes: int = 0
     overrides: Mapping[str, Any] = {}
 
 
@@ -49,6 +50,7 @@ class Settings(AppLimits, frozen=True):
     session_size_bytes: int = 64 * KIB
     message_size_bytes: int = 16 * MIB
     max_per_user: int = 5
+    max_sandboxes: int = 0
     warm_min: int = 2
     warm_max: int = 10
     public_url: str = ""

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htagweb_orchestrator.admission import GIB, Admission, available_memory
-from htagweb_orchestrator.errors import CapacityExceeded, RateLimited
+from htagweb_orchestrator.errors import RateLimited
 from htagweb_orchestrator.model import UserId
-from tests.orchestrator.stage import ALICE, BOB
+from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO
 
 MIB = 1024**2
 
@@ -18,10 +18,10 @@ def admission(*, total: int = 64 * GIB, free: int = 64 * GIB, starts_per_minute:
     return Admission(max_per_user=5, starts_per_minute=starts_per_minute, memory=lambda: (total, free))
 
 
-def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0, starting: int = 0) -> bool:
+def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0) -> bool:
     try:
-        one.admit(user, now, of_user=[], starting=starting)
-    except (RateLimited, CapacityExceeded):
+        one.admit(user, now, of_user=[])
+    except RateLimited:
         return False
     return True
 
@@ -32,10 +32,28 @@ def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0, starting: in
     ids=["a large machine: 2 GiB", "a small one: 15 percent"],
 )
 def test_below_two_thirds_of_what_is_low_nothing_starts(total: int, enough: int) -> None:
-    assert allowed(admission(total=total, free=enough))
-    assert not allowed(admission(total=total, free=enough - 1))
-    assert not allowed(admission(total=total, free=enough), starting=1)
-    assert allowed(admission(total=total, free=enough + 64 * MIB), starting=1)
+    assert admission(total=total, free=enough + 64 * MIB).fits(HELLO, [])
+    assert not admission(total=total, free=enough + 64 * MIB - 1).fits(HELLO, [])
+    assert not admission(total=total, free=enough + 64 * MIB).fits(HELLO, [CLOCK])
+    assert admission(total=total, free=enough + 128 * MIB).fits(HELLO, [CLOCK])
+
+
+def test_a_start_is_counted_with_what_the_apps_sandboxes_have_used() -> None:
+    one = admission()
+    assert one.expected_bytes(HELLO) == 64 * MIB
+    for _ in range(19):
+        one.measured(HELLO, 20 * MIB)
+    one.measured(HELLO, 90 * MIB)
+    assert one.expected_bytes(HELLO) == 90 * MIB
+    for _ in range(50):
+        one.measured(HELLO, 30 * MIB)
+    assert one.expected_bytes(HELLO) == 30 * MIB
+    assert one.expected_bytes(CLOCK) == 64 * MIB
+
+
+def test_a_machine_is_short_of_memory_below_its_low_mark() -> None:
+    assert admission(free=2 * GIB).room_to_spare()
+    assert not admission(free=2 * GIB - 1).room_to_spare()
 
 
 @given(times=st.lists(st.floats(0, 300), max_size=60).map(sorted))
@@ -52,14 +70,6 @@ def test_each_user_has_a_rate_of_his_own() -> None:
     assert not allowed(one, ALICE, now=59)
     assert allowed(one, BOB)
     assert allowed(one, ALICE, now=61)
-
-
-def test_a_start_that_memory_forbids_is_not_counted() -> None:
-    free = GIB
-    one = Admission(max_per_user=5, starts_per_minute=1, memory=lambda: (64 * GIB, free))
-    assert not allowed(one)
-    free = 64 * GIB
-    assert allowed(one)
 
 
 def test_thousands_of_visitors_who_come_once_are_forgotten_and_the_busy_are_not() -> None:

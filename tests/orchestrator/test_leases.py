@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from htagweb_orchestrator.admission import GIB
-from htagweb_orchestrator.errors import AppBroken, AppNotFound, CapacityExceeded, RateLimited, UserLimitReached
-from htagweb_orchestrator.model import AppName, Ending, State, Step, UserId
+from htagweb_orchestrator.errors import AppBroken, AppNotFound, RateLimited, UserLimitReached
+from htagweb_orchestrator.model import AppName, Ending, State, Step
 from tests.orchestrator.harness import NeverLoads
 from tests.orchestrator.stage import ALICE, APPS, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
@@ -146,23 +145,6 @@ async def test_a_failed_start_does_not_count_for_the_limit(stage: Stage, plane: 
     plane.engine.broken["start"] = AppNotFound("no")
     for app in APPS[:6]:
         await plane.lease(ALICE, AppName(app), wait_s=5)
-
-
-async def test_without_memory_nothing_new_starts_and_what_runs_is_still_found(stage: Stage, plane: Plane) -> None:
-    running = await plane.until_ready(ALICE, HELLO)
-    stage.free_bytes = GIB
-    with pytest.raises(CapacityExceeded):
-        await plane.lease(ALICE, CLOCK)
-    assert (await plane.lease(ALICE, HELLO)).sandbox == running.sandbox
-
-
-async def test_starts_that_have_not_taken_their_memory_yet_are_counted(stage: Stage, plane: Plane) -> None:
-    stage.free_bytes = 2 * GIB * 2 // 3 + 2 * 64 * 1024**2
-    plane.engine.hold("start")
-    for number in range(3):
-        await plane.lease(UserId(f"visitor-{number}"), HELLO)
-    with pytest.raises(CapacityExceeded):
-        await plane.lease(ALICE, HELLO)
 
 
 async def test_a_user_who_starts_too_often_is_refused_for_a_minute_and_nobody_else(stage: Stage) -> None:

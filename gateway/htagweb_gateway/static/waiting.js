@@ -21,6 +21,7 @@
       else item.removeAttribute("aria-current");
     });
     show("step", items[now].textContent);
+    show("line", status.line);
     const seconds = Math.floor(status.elapsed_s);
     show("elapsed", seconds === 1 ? "1 second" : `${seconds} seconds`);
   }
