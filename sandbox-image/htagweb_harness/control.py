@@ -6,6 +6,7 @@ does the sandbox.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -47,6 +48,10 @@ class Peer(Protocol):
         """Anything but hello. Returns how many files follow."""
         ...
 
+    def look(self, now: float) -> float:
+        """The time has come that `look_by` named. Returns when to look again."""
+        ...
+
 
 class _Connection:
     def __init__(self, sock: socket.socket) -> None:
@@ -67,7 +72,7 @@ class Control:
         self._peer = peer
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._lock = threading.Lock()  # of these two
+        self._lock = threading.Lock()  # of these two, and of _look_at
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -76,6 +81,7 @@ class Control:
         self._orphan_timeout_s = FIRST_HELLO_S
         self._alone_since = time.monotonic()
         self._output_at = 0.0
+        self._look_at = math.inf
         self._end_at: float | None = None
         self._exit_code: int | None = None
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -98,6 +104,19 @@ class Control:
             self._queued_bytes += len(frame)
             self._queue.append(frame)
         self._wake()
+
+    def look_by(self, at: float) -> None:
+        """Have `Peer.look` called at that monotonic time, or earlier."""
+        with self._lock:
+            sooner = at < self._look_at
+            if sooner:
+                self._look_at = at
+        if sooner:
+            self._wake()
+
+    def note(self, text: str) -> None:
+        """Put a text among the app's output. In the control thread only."""
+        self._output.add(text.encode("utf-8", "replace"))
 
     def end_by(self, at: float) -> None:
         """End the process at that monotonic time, whatever the app does."""
@@ -143,6 +162,12 @@ class Control:
             elif self._connection is not None and key.fileobj is self._connection.sock:
                 self._read(self._connection)
         now = time.monotonic()
+        if now >= self._look_at:
+            with self._lock:
+                self._look_at = math.inf
+            at = self._peer.look(now)
+            with self._lock:
+                self._look_at = min(self._look_at, at)
         if self._connection is not None:
             self._write(self._connection, now)
         if self._exit_code is not None:
@@ -163,6 +188,7 @@ class Control:
             wait_s = self._alone_since + self._orphan_timeout_s - now
         if self._end_at is not None:
             wait_s = min(wait_s, self._end_at - now)
+        wait_s = min(wait_s, self._look_at - now)
         return max(0.0, wait_s)
 
     def _accept(self) -> None:

@@ -72,9 +72,11 @@ class Generation1:
         init = url2ak(query)
         if self._instance is None or self._instance.hr.init != init:
             self._instances += 1
-            with self._app.session.interaction():
+            with self._app.session.interaction(), self._app.interactions.running():
                 self._instance = Instance(self._app, f"{self._boot}.{self._instances}", init)
-        return with_live_script(str(self._instance.hr), self._app.name)
+        with self._app.interactions.running():
+            html = str(self._instance.hr)
+        return with_live_script(html, self._app.name)
 
     # -- its messages --------------------------------------------------------------------------------------------
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from .asgi import Message, Receive, Scope, Send, read_body, respond_json, respond_page
 from .failures import Failures, explain, forbidden
+from .interactions import TOO_LONG, Interactions
 from .pages import FILES_HINT, error_page, with_live_script
 from .session import Session
 
@@ -22,7 +24,7 @@ REMEMBERED = 512  # callback ids, to know an event that was sent twice
 RELOAD = {"action": "update", "updates": {}, "js": ["location.reload()"], "statics": []}
 
 
-def webapp_of(cls: Any, *, dev: bool) -> Any:
+def webapp_of(cls: Any, *, dev: bool, on_instance: Callable[[Any], None]) -> Any:
     """htag's WebApp for a class. One that is no Tag.App (an htag 1 habit) is put into a Tag.App of its name."""
     htag = importlib.import_module("htag")
     starlette = importlib.import_module("starlette.applications").Starlette
@@ -30,25 +32,36 @@ def webapp_of(cls: Any, *, dev: bool) -> Any:
         route = importlib.import_module("starlette.routing").WebSocketRoute
         starlette.add_websocket_route = lambda self, path, endpoint: self.router.routes.append(route(path, endpoint))
     if not isinstance(cls, type) or issubclass(cls, htag.Tag.App):
-        return htag.WebApp(cls, debug=dev)
+        return htag.WebApp(cls, on_instance=on_instance, debug=dev)
 
     def init(root: Any) -> None:
         root += cls()
 
     facts = {"init": init, "__module__": cls.__module__, "__doc__": cls.__doc__}
-    return htag.WebApp(type(cls.__name__, (htag.Tag.App,), facts), debug=dev)
+    return htag.WebApp(type(cls.__name__, (htag.Tag.App,), facts), on_instance=on_instance, debug=dev)
 
 
 class Generation2:
     """The ASGI app."""
 
-    def __init__(self, cls: Any, *, name: str, prefix: str, dev: bool, session: Session, failures: Failures) -> None:
+    def __init__(
+        self,
+        cls: Any,
+        *,
+        name: str,
+        prefix: str,
+        dev: bool,
+        session: Session,
+        failures: Failures,
+        interactions: Interactions,
+    ) -> None:
         self.name = name
         self.prefix = prefix
         self.dev = dev
         self.session = session
         self.failures = failures
-        self._webapp = webapp_of(cls, dev=dev)
+        self._interactions = interactions
+        self._webapp = webapp_of(cls, dev=dev, on_instance=self._watched)
         self._first: tuple[str, str] | None = None  # query and page of the claim
         self._seen: dict[str, None] = {}
 
@@ -115,7 +128,7 @@ class Generation2:
 
         before = self.instance
         self.failures.take()
-        with self.session.interaction():
+        with self.session.interaction(), self._interactions.running():
             await self._webapp.app(scope, nothing, keep)
         error = self.failures.take()
         if error is not None:  # htag made a page of it, with status 200
@@ -128,6 +141,33 @@ class Generation2:
         page = b"".join(message.get("body", b"") for message in answer[1:]).decode("utf-8", "replace")
         icon = f'<link rel="icon" href="{self.prefix}/logo.png">'
         return with_live_script(page.replace('<link rel="icon" href="/logo.png">', icon, 1), self.name)
+
+    def _watched(self, instance: Any) -> None:
+        """Every event passes here, by whatever way it came; and each frame that is shown is a step."""
+        handle, broadcast = instance.handle_event, instance.broadcast_updates
+
+        async def handle_event(message: dict[str, Any], websocket: Any) -> None:
+            interaction = None
+            try:
+                async with self._interactions.cancellable() as interaction:
+                    await handle(message, websocket)
+            except TimeoutError:
+                if interaction is None or not interaction.overran:
+                    raise
+                data = message.get("data")
+                callback_id = data.get("callback_id") if isinstance(data, dict) else None
+                said = {"action": "error", "traceback": TOO_LONG, "callback_id": callback_id, "result": None}
+                if websocket is not None:
+                    await websocket.send_text(json.dumps(said))
+                for queue in instance.sse_queues:
+                    queue.put_nowait(json.dumps(said))
+
+        async def broadcast_updates(*args: Any, **kargs: Any) -> None:
+            await broadcast(*args, **kargs)
+            self._interactions.step()
+
+        object.__setattr__(instance, "handle_event", handle_event)  # htag would make an attribute of the tag of it
+        object.__setattr__(instance, "broadcast_updates", broadcast_updates)
 
     # -- events --------------------------------------------------------------------------------------------------
 

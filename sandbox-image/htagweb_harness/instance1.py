@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from .failures import Failures, explain, forbidden
+from .interactions import TOO_LONG, Interactions
 from .page_link import PageLink
 from .pages import FILES_HINT
 from .session import Session
@@ -55,6 +56,7 @@ class App:
     dev: bool
     session: Session
     failures: Failures
+    interactions: Interactions
     on_exit: Callable[[], None]  # the app called `self.exit()`
 
 
@@ -111,10 +113,12 @@ class Instance:
 
     async def _call(self, o: dict[str, Any]) -> dict[str, Any]:
         self._app.failures.take()
+        interaction = None
         try:
             # A generator's next step has null for args and kargs: htag wants them passed as they are.
             call = (o["id"], o["method"], o["args"], o["kargs"], o.get("event"))
-            actions: dict[str, Any] = await self.hr.interact(*call)
+            async with self._app.interactions.cancellable() as interaction:
+                actions: dict[str, Any] = await self.hr.interact(*call)
         except SystemExit:
             self._app.on_exit()
             return {}
@@ -122,7 +126,7 @@ class Instance:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            return {"err": explain(error)}
+            return {"err": TOO_LONG if interaction is not None and interaction.overran else explain(error)}
         if "err" in actions and forbidden(self._app.failures.take()):
             actions["err"] += "\n" + FILES_HINT
         with contextlib.suppress(Exception):  # the app may have put anything in its place

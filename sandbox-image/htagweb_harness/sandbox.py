@@ -19,15 +19,18 @@ from enum import StrEnum
 from typing import Any
 
 from .asgi import ASGIApp, page_scope
+from .busy import Busy
 from .control import Control
 from .failures import Failures, explain
 from .frames import PROTOCOL
 from .generation1 import Generation1
 from .generation2 import Generation2
 from .instance1 import App, InitFailed
+from .interactions import Interactions
 from .loading import MAX_TRACEBACK, Delivery, LoadFailed, import_entry, prepare
 from .serving import Front
 from .session import Session
+from .stacks import where
 from .standin import Platform, StandIn, install_htagweb
 
 EXIT_S = 1.0  # how long what is under way may take after the app ended itself
@@ -62,7 +65,9 @@ class Sandbox:
         self._claim_began = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cls: Any = None
-        self._platform = Platform(self._send)
+        self._busy = Busy(self._say_busy)
+        self._platform = Platform(self._busy)
+        self._interactions = Interactions(self._busy.held_until, lambda at: self.control.look_by(at))
         self._session: Session | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -81,8 +86,20 @@ class Sandbox:
         }
 
     def connected(self) -> None:
+        self._busy.repeat()
+        if self._interactions.still_overdue():
+            self._send({"type": "timeout"})
         if self._session is not None:
             self._in_loop(self._session.reconnected)
+
+    def look(self, now: float) -> float:
+        interactions = self._interactions
+        for late in interactions.overdue(now):
+            stack = where(late.task, self._app_dir) or "  (no line of the app's)\n"
+            self.control.note(f"This took longer than {interactions.limit_s:g} seconds. It was here:\n{stack}")
+            self._send({"type": "timeout"})
+            self._in_loop(lambda late=late: interactions.cancel(late))  # type: ignore[misc]
+        return interactions.next_look(now)
 
     def received(self, message: dict[str, Any]) -> int:
         kind = message["type"]
@@ -120,6 +137,8 @@ class Sandbox:
             self._delivery.error = "an app is loaded already"
             return self._delivery.count
         self._load, self._load_began = message, time.monotonic()
+        self._interactions.limit_s = float(message.get("interaction_timeout_s", 60.0))
+        self._busy.budget_s = float(message.get("busy_max_s", 3600.0))
         if self._delivery.complete:
             self._jobs.put(message)
         return self._delivery.count
@@ -136,6 +155,10 @@ class Sandbox:
 
     def _send(self, message: dict[str, Any]) -> None:
         self.control.send(message)
+
+    def _say_busy(self, message: dict[str, Any]) -> None:
+        self._send(message)
+        self.control.look_by(time.monotonic() + self._interactions.limit_s)
 
     # -- the main thread -------------------------------------------------------------------------------------------
 
@@ -231,11 +254,19 @@ class Sandbox:
         """Render the app as its visitor will see it: htag answers some failures with a page and status 200."""
         name, dev = str(self._load.get("app", "app")), bool(self._load.get("dev"))
         if self._generation == 1:
-            app = App(self._cls, name, dev, session, failures, on_exit=self._app_ends)
+            app = App(self._cls, name, dev, session, failures, self._interactions, on_exit=self._app_ends)
             app1 = Generation1(app, self._boot)
             app1.render(query)
             return app1
-        app2 = Generation2(self._cls, name=name, prefix=prefix, dev=dev, session=session, failures=failures)
+        app2 = Generation2(
+            self._cls,
+            name=name,
+            prefix=prefix,
+            dev=dev,
+            session=session,
+            failures=failures,
+            interactions=self._interactions,
+        )
         await app2.render_first(page_scope(query))
         return app2
 

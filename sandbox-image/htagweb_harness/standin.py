@@ -6,12 +6,11 @@ works unchanged: here `run` only notes which class to serve. The harness serves 
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from .busy import Busy, Work
 
 # All names under which htagweb (0.1 … 1.0) and htag (0.x … 2.x) offered something with a `run`.
 HTAGWEB_SERVERS = ("WebServer", "WebServerWS", "HtagServer", "AppServer", "SimpleServer", "Runner")
@@ -42,42 +41,20 @@ class StandIn:
 
 
 class Platform:
-    """What `htagweb` offers to an app beyond the original. `send` reaches the orchestrator; `profile` is the user's."""
+    """What `htagweb` offers to an app beyond the original. `profile` is the user's."""
 
-    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, busy: Busy) -> None:
         self.profile: dict[str, Any] | None = None
-        self._send = send
-        self._busy: list[tuple[str, float]] = []
+        self._busy = busy
 
     def user(self) -> dict[str, Any] | None:
         """Who uses this app: None for an anonymous visitor."""
         return self.profile
 
-    @contextmanager
-    def busy(self, label: str, up_to: str | float = "10m") -> Iterator[None]:
-        """Say that work takes long (up to "90s", "10m", "1h", …), so that the sandbox isn't ended meanwhile."""
-        work = (str(label)[:200], seconds(up_to))
-        self._busy.append(work)
-        self._tell()
-        try:
-            yield
-        finally:
-            self._busy.remove(work)
-            self._tell()
-
-    def _tell(self) -> None:
-        label, up_to_s = self._busy[-1] if self._busy else ("", 0.0)
-        self._send({"type": "busy", "label": label, "up_to_s": up_to_s})
-
-
-def seconds(text: str | float) -> float:
-    """Raises ValueError for what is no duration."""
-    if isinstance(text, (int, float)):
-        return float(text)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None:
-        raise ValueError(f"{text!r} is no duration: write it as 90s, 10m or 1h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    def busy(self, label: str, up_to: str | float = "10m") -> Work:
+        """For `with` or `async with`: work that takes long (up to "90s", "10m", "1h", …), so that the sandbox isn't
+        ended meanwhile."""
+        return self._busy.work(label, up_to)
 
 
 def install_runners() -> None:
