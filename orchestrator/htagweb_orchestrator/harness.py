@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 MAX_FRAME = 256 * 1024
 FRAMES_PER_S, BURST = 200.0, 400.0
+FRAME_BYTES = 4096  # a longer frame counts as several: what costs us time is the bytes
 OUTSTANDING = 1024 * 1024  # bytes of session changes that a sandbox may leave unread
 
 
@@ -266,7 +267,7 @@ class HarnessLink:
                 raise Breach(f"the sandbox sent a control frame of {size} bytes")
             payload = await self._reader.readexactly(size)
             now = loop.time()
-            tokens, then = min(BURST, tokens + (now - then) * FRAMES_PER_S) - 1, now
+            tokens, then = min(BURST, tokens + (now - then) * FRAMES_PER_S) - max(1.0, size / FRAME_BYTES), now
             if tokens < 0:  # not reading is the whole punishment: the sandbox waits, nobody else does
                 await asyncio.sleep(-tokens / FRAMES_PER_S)
             message = _understood(payload)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from htagweb_orchestrator.harness import BURST, FRAMES_PER_S, MAX_FRAME, OUTSTANDING
+from htagweb_orchestrator.harness import BURST, FRAME_BYTES, FRAMES_PER_S, MAX_FRAME, OUTSTANDING
 from htagweb_orchestrator.model import Ending, State
 from htagweb_orchestrator.output import FILE_SIZE
 from tests.orchestrator.harness import Frame, Harness, framed
@@ -88,6 +88,16 @@ async def test_a_flood_of_frames_waits_and_holds_up_nobody(stage: Stage, plane: 
     assert await asyncio.wait_for(flooded, 10) is None
     assert loop.time() - began > 0.9
     assert len(plane.operators.logs(harness.spec.sandbox_id)[harness.spec.sandbox_id]) <= FILE_SIZE
+
+
+async def test_a_flood_of_long_frames_waits_by_its_bytes(stage: Stage, plane: Plane) -> None:
+    harness = stage.harness(await plane.until_ready(ALICE, HELLO))
+    loop = asyncio.get_running_loop()
+    text, began = "x" * (MAX_FRAME - 100), loop.time()
+    for _ in range(int((BURST + FRAMES_PER_S) * FRAME_BYTES / MAX_FRAME) + 1):
+        harness.say(type="output", text=text)
+    assert await asyncio.wait_for(harness.changing({"last": True}), 10) is None
+    assert loop.time() - began > 0.9
 
 
 async def test_a_lost_connection_is_made_again_and_what_was_held_back_arrives(stage: Stage, plane: Plane) -> None:
