@@ -1,5 +1,5 @@
 # What people type; what it means stands in scripts/.
-.PHONY: help up down test check lock
+.PHONY: help up down test check bench lock
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
@@ -15,6 +15,9 @@ test: ## run everything: format, lint, types, all tests
 
 check: ## format, lint and types only
 	@scripts/venv && scripts/check
+
+bench: ## measure the data path beside other proxies (four minutes), and write docs/benchmarks.md
+	@scripts/bench data-path
 
 lock: ## bring every locked dependency up to date
 	@scripts/venv && scripts/lock --upgrade

@@ -1,0 +1,26 @@
+"""`python -m benchmarks data-path`: measure, and write the figures into docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import data_path
+from .report import FILE, write_section
+from .stage import proxies
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    arguments.add_argument("section", choices=["data-path"])
+    arguments.add_argument("--rounds", type=int, default=3, help="times that each figure is taken (default: 3)")
+    arguments.add_argument("--seconds", type=int, default=1, help="how long each takes (default: 1)")
+    arguments.add_argument("--to", type=Path, default=FILE, help="the file to write to (default: docs/benchmarks.md)")
+    given = arguments.parse_args()
+    write_section("data path", data_path.measure(proxies(), rounds=given.rounds, seconds=given.seconds), given.to)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
