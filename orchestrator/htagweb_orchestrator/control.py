@@ -507,6 +507,8 @@ class ControlPlane:
         if found is None:
             return "this sandbox has ended"
         user = found.lease.user
+        if not user:
+            return "nobody uses this app yet"
         try:
             await self._sessions.patch(user, changed, deleted)
         except SessionTooLarge as error:

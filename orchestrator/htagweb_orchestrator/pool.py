@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 IN_USE_S = 3600.0  # an app counts as in use for so long after somebody opened it
 DEMAND_S = 30.0  # as many blanks are kept as were taken within this time
 BACK_OFF_S, BACK_OFF_MOST_S = 1.0, 60.0  # between starts of a kind that fail
+RELOAD_S = 60.0  # before one that nobody took is loaded again: its app ends it, perhaps, each time
 
 
 class Kind(NamedTuple):
@@ -95,6 +96,7 @@ class WarmPool:
         self._taken: dict[Kind, deque[float]] = {}
         self._failures: Counter[Kind] = Counter()
         self._not_before: dict[Kind, float] = {}
+        self._loaded: dict[tuple[AppName, str], float] = {}  # when a version was loaded that nobody took since
 
     # -- for a user ----------------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class WarmPool:
         chosen = next(iter(loaded or [each for each in fitting if not each.lease.app]), None)
         if chosen is not None:
             chosen.state = State.STARTING
+            self._loaded.pop((app.name, app.version), None)
         return chosen
 
     # -- keeping it filled ---------------------------------------------------------------------------------------
@@ -150,6 +153,7 @@ class WarmPool:
         self._opened = {name: at for name, at in self._opened.items() if now - at < IN_USE_S and name in published}
         recent = sorted(self._opened, key=self._opened.__getitem__, reverse=True)[: self._most]
         loaded = {name: published[name] for name in recent} if self._least else {}
+        self._loaded = {version: at for version, at in self._loaded.items() if now - at < RELOAD_S}
         common = Counter(Kind.of(app) for app in published.values())
         kinds = {Kind.of(published[name]) for name in self._opened}
         for generation in (1, 2):  # before anybody came: the kind that most apps of a generation want
@@ -164,6 +168,9 @@ class WarmPool:
         seen: Counter[Kind] = Counter()
         for sandbox in self._warm():
             lease = sandbox.lease
+            if not sandbox.answers:  # nobody could be given to it
+                self._endings.end(sandbox, Ending.SURPLUS, polite=False)
+                continue
             if lease.app:
                 app = loaded.get(lease.app)
                 if app is None or (app.version, Kind.of(app)) != (lease.version, Kind.of(lease)):
@@ -187,13 +194,16 @@ class WarmPool:
                 for _ in range(wanted - blank[kind]):
                     yield Refill(by_kind[kind], loaded=False)
         for name, app in loaded.items():
-            if name not in ready and now >= self._not_before.get(Kind.of(app), 0.0):
+            if name in ready or (name, app.version) in self._loaded:
+                continue
+            if now >= self._not_before.get(Kind.of(app), 0.0):
                 yield Refill(app, loaded=True)
 
     def _begin(self, refill: Refill) -> None:
         lease = self._lease(refill.app)
         if refill.loaded:
             lease = lease.replace(app=refill.app.name, version=refill.app.version)
+            self._loaded[refill.app.name, refill.app.version] = self._now()
         sandbox = Sandbox(lease)
         self._registry.add(sandbox)
         task = asyncio.create_task(self._boot(sandbox, refill), name=f"warm {sandbox.error_id}")

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from htagweb_orchestrator.admission import GIB
+from htagweb_orchestrator.pool import RELOAD_S
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
 from tests.orchestrator.harness import Frame, Harness
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
@@ -97,6 +98,34 @@ async def test_an_app_that_fails_to_load_is_not_tried_again_and_again(stage: Sta
     stage.machine.upcoming.clear()
     await eventually(lambda: len(warm(plane, "")) >= BLANKS)
     assert plane.engine.calls["start"] < before + 8
+
+
+async def test_an_app_that_ends_itself_in_the_pool_is_not_loaded_again_and_again(stage: Stage) -> None:
+    plane = await filled(stage)
+    await plane.until_ready(ALICE, HELLO)
+    await eventually(lambda: warm(plane, HELLO))
+    stage.machine.die(warm(plane, HELLO)[0], 137)
+    await plane.until_ready(ALICE, CLOCK)
+    await eventually(lambda: warm(plane, CLOCK) and len(warm(plane, "")) >= BLANKS)
+    assert not warm(plane, HELLO)
+    stage.clock.forward(RELOAD_S)
+    await eventually(lambda: warm(plane, HELLO))
+
+
+async def test_one_that_hangs_up_in_the_pool_is_ended(stage: Stage) -> None:
+    plane = await filled(stage)
+    first = warm(plane)[0]
+    stage.machine.harness(first).hang_up()
+    await eventually(lambda: stage.nothing_left_of(first))
+    await eventually(lambda: len(warm(plane)) == BLANKS)
+
+
+async def test_an_app_in_the_pool_has_no_session_to_write_to(stage: Stage) -> None:
+    plane = await filled(stage)
+    await plane.until_ready(ALICE, HELLO)
+    await eventually(lambda: warm(plane, HELLO))
+    harness: Harness = stage.machine.harness(warm(plane, HELLO)[0])
+    assert await harness.change({"a": 1}) == "nobody uses this app yet"
 
 
 async def test_one_that_dies_in_the_pool_is_never_given_to_anybody(stage: Stage) -> None:
