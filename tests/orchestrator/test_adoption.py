@@ -10,7 +10,7 @@ from htagweb_orchestrator.model import Ending, SandboxId, Seen, State, UserId
 from htagweb_orchestrator.registry import Lease
 from htagweb_orchestrator.rundir import UidAllocator
 from tests.orchestrator.engine import FakeEngine
-from tests.orchestrator.harness import NeverSaysHello
+from tests.orchestrator.harness import Harness, NeverSaysHello
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
 
@@ -73,7 +73,8 @@ async def test_an_adopted_sandbox_that_does_not_answer_is_kept_and_counted(stage
 async def test_a_sandbox_whose_claim_never_reached_it_is_ended(stage: Stage) -> None:
     """The lease says so before the claim is sent; the orchestrator was killed between the two."""
     old = stage.left_behind()
-    stage.machine.harness(old.sandbox).stage = "loaded"
+    harness: Harness = stage.machine.harness(old.sandbox)
+    harness.stage = "loaded"
     plane = await stage.open()
     assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LOST
     await eventually(lambda: stage.nothing_left_of(old.sandbox))

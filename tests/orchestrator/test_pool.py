@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from htagweb_orchestrator.admission import GIB
-from htagweb_orchestrator.pool import RELOAD_S
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
+from htagweb_orchestrator.pool import RELOAD_S
 from tests.orchestrator.harness import Frame, Harness
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
