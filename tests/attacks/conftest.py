@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.attacks.stage import Stage
+from tests.engines.conftest import SOCKET
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.APIClient]:
+    client = docker.APIClient(base_url=f"unix://{SOCKET}", version="auto")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+async def closed_stage(client: docker.APIClient, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Everything is there, and nothing serves yet."""
+    if os.geteuid() != 0:
+        pytest.skip("does what the orchestrator does, which takes root")
+    stage = Stage(tmp_path, client)
+    try:
+        yield stage
+    finally:
+        await stage.close()
+
+
+@pytest.fixture
+async def stage(closed_stage: Stage) -> Stage:
+    """The platform with its defaults."""
+    await closed_stage.open()
+    return closed_stage

@@ -1,0 +1,154 @@
+"""The platform in one process: a real engine, a control plane, a gateway on port 0, and nothing faked."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+
+from htagweb_gateway.app import Gateway
+from htagweb_gateway.identity import Identity
+from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_orchestrator.catalogue import Catalogue
+from htagweb_orchestrator.control import ControlPlane
+from htagweb_orchestrator.engines.docker import DockerEngine
+from htagweb_orchestrator.engines.docker_options import INSTANCE, container_name
+from htagweb_orchestrator.model import Ending, SandboxId, UserId
+from htagweb_orchestrator.output import OutputFiles
+from htagweb_orchestrator.registry import Sandbox
+from htagweb_orchestrator.rundir import RunDirectory
+from htagweb_orchestrator.sessions import Sessions
+from htagweb_orchestrator.settings import Settings
+from tests.attacks.visitor import Visitor
+from tests.engines.conftest import GATEWAY_GID, IMAGE, SOCKET
+from tests.gateway.scripted import Server, gateway
+
+T = TypeVar("T")
+CONSOLE_SOURCE = (Path(__file__).parent / "console.py").read_text()
+
+
+async def eventually(condition: Callable[[], T], *, within_s: float = 15.0) -> T:
+    """The condition's first true value; fail after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s"
+        await asyncio.sleep(0.02)
+    return value
+
+
+class Stage:
+    """One installation of its own: instance, run volume, apps. Needs root, as the orchestrator does."""
+
+    control: ControlPlane
+    gateway: Gateway
+    server: Server
+
+    def __init__(self, folder: Path, client: docker.APIClient) -> None:
+        self.folder = folder
+        self.client = client
+        self.instance = f"htagweb-attacks-{secrets.token_hex(6)}"
+        self.base_url = f"unix://{SOCKET}"
+        self._open = AsyncExitStack()
+        for name in ("apps", "state"):
+            (folder / name).mkdir()
+        self.publish("console.py", CONSOLE_SOURCE)
+        client.create_volume(self.instance, labels={INSTANCE: self.instance})
+        volume: dict[str, Any] = client.inspect_volume(self.instance)
+        self.run = RunDirectory(Path(volume["Mountpoint"]), GATEWAY_GID)
+
+    def publish(self, path: str, source: str) -> None:
+        """`path` is below apps/: "name.py", or a file of a folder."""
+        file = self.folder / "apps" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(source)
+
+    def settings(self, **values: Any) -> Settings:
+        values.setdefault("warm_max", 0)  # a test that counts containers counts its visitors'
+        return Settings(
+            instance=self.instance,
+            run_volume=self.instance,
+            sandbox_image=IMAGE,
+            apps_dir=self.folder / "apps",
+            state_dir=self.folder / "state",
+            run_dir=self.run.path,
+            **values,
+        )
+
+    async def open(self, *, engine: DockerEngine | None = None, **values: Any) -> None:
+        """Serve, with these settings."""
+        settings = self.settings(**values)
+        self.engine = engine or DockerEngine(instance=self.instance, run_volume=self.instance, base_url=self.base_url)
+        sessions = Sessions(self.folder / "state" / "sessions.sqlite")
+        self._open.callback(sessions.close)
+        self.output = OutputFiles(self.folder / "state" / "output")
+        self.control = ControlPlane(
+            engine=self.engine,
+            catalogue=Catalogue(settings),
+            settings=settings,
+            run=self.run,
+            sessions=sessions,
+            output=self.output,
+        )
+        await self.control.open()
+        self._open.push_async_callback(self._close_control)
+        self.gateway = Gateway(orchestrator=self.control, identity=Identity(secrets.token_bytes(32)))
+        await self._open.enter_async_context(self.gateway.running())
+        # As htagweb_gateway.__main__ has it.
+        self.server = await self._open.enter_async_context(
+            gateway(self.gateway, ws=FrontWebSocket, ws_max_size=1 << 30, ws_per_message_deflate=False)
+        )
+        await eventually(lambda: self.gateway.routes.filled)
+
+    async def _close_control(self) -> None:
+        await self.control.end(self.control.sandboxes(), Ending.OPERATOR)
+        await self.control.close()
+
+    def visitor(self, host: str = "") -> Visitor:
+        return Visitor(self.server, host)
+
+    async def console(self, visitor: Visitor | None = None, *, app: str = "console") -> Visitor:
+        """A new visitor, or this one, with a hostile sandbox of his own."""
+        visitor = visitor or self.visitor()
+        page = await visitor.open(app)
+        assert page.body == b"console", page.body.decode()
+        return visitor
+
+    # -- what the host knows of a sandbox ------------------------------------------------------------------------
+
+    def sandbox(self, visitor: Visitor, app: str = "console") -> Sandbox:
+        return next(each for each in self.control.sandboxes() if self._is(each, visitor.user, app))
+
+    @staticmethod
+    def _is(sandbox: Sandbox, user: UserId, app: str) -> bool:
+        return (sandbox.lease.user, sandbox.lease.app) == (user, app)
+
+    def inspect(self, sandbox_id: SandboxId) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.inspect_container(container_name(sandbox_id))
+        return found
+
+    def on_host(self, visitor: Visitor) -> dict[str, str]:
+        """/proc/<pid>/status of the sandbox's first process, which it can't forge."""
+        pid = self.inspect(self.sandbox(visitor).id)["State"]["Pid"]
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    def containers(self) -> list[str]:
+        listed = self.client.containers(all=True, filters={"label": f"{INSTANCE}={self.instance}"})
+        return sorted(name.removeprefix("/") for entry in listed for name in entry["Names"])
+
+    async def close(self) -> None:
+        try:
+            await self._open.aclose()
+        finally:
+            for name in self.containers():
+                with suppress(docker.errors.NotFound):
+                    self.client.remove_container(name, v=True, force=True)
+            self.client.remove_volume(self.instance, force=True)
+            shutil.rmtree(self.folder / "state", ignore_errors=True)
