@@ -23,7 +23,7 @@ from .identity import COOKIE_NAMES, Identity
 from .pages import Pages
 from .platform import PlatformSite, navigation
 from .problems import problem, problem_of_error, problem_of_route
-from .relay import Relay, relay_for
+from .relay import Carrier, relay_for
 from .routes import RouteTable
 from .upstream import Upstream
 from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
@@ -52,7 +52,7 @@ class Gateway:
         self.routes = RouteTable(on_platform=self._configure, on_ended=self._ended)
         self._site = PlatformSite(self)
         self._upstreams: dict[SandboxId, Upstream] = {}
-        self._relays: dict[SandboxId, set[Relay]] = {}
+        self._relays: dict[SandboxId, set[Carrier]] = {}
         self._sockets: dict[UserId, int] = {}
         self._watched = asyncio.Event()  # set while the watch is connected
 
@@ -246,7 +246,7 @@ class Gateway:
         return None
 
     @contextlib.contextmanager
-    def _open(self, user: UserId, route: Route, relay: Relay) -> Any:
+    def _open(self, user: UserId, route: Route, relay: Carrier) -> Any:
         """Count a socket and make it findable for the end of its sandbox."""
         relays = self._relays.setdefault(route.sandbox, set())
         relays.add(relay)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -16,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.http11 import Request
 
+from .frames import GOING_AWAY
 from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
 
 HEAD_S = 10.0  # from the connection, or from the first byte of a later request
@@ -69,10 +71,14 @@ class FrontProtocol(HttpToolsProtocol):
         self._fed += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self._stop_timers()
-                self.handle_websocket_upgrade()
+        except httptools.HttpParserUpgrade as upgrade:
+            if not self._should_upgrade():
+                return
+            if upgrade.args[0] < len(data):
+                self._refuse(Refusal(400, "a WebSocket's client waits for the answer to its handshake"))
+                return
+            self._stop_timers()
+            self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause.refusal if isinstance(cause, Refused) else Refusal(400, "this is no HTTP request"))
@@ -155,14 +161,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def gone(self) -> bool:
         """Whether the visitor has left. Asked of the kernel: while we don't read, nobody else tells."""
-        if self.transport.is_closing():
-            return True
-        sock = self.transport.get_extra_info("socket")
-        try:
-            state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        except (OSError, AttributeError):  # no TCP, or not on this system
-            return False
-        return state != TCP_ESTABLISHED
+        return _left(self.transport)
 
     def _disconnect(self) -> None:
         """Tell the application now what `connection_lost` would tell it a moment later, so that nothing is logged."""
@@ -215,24 +214,62 @@ class FrontProtocol(HttpToolsProtocol):
 
 
 class FrontWebSocket(WebSocketsSansIOProtocol):
-    """`uvicorn.Config(ws=FrontWebSocket)`. `limit` is in the scope as "htagweb.limit"."""
+    """`uvicorn.Config(ws=FrontWebSocket)`. It is in the scope as "htagweb.door", for a tunnel to take it over."""
+
+    on_lost: Callable[[], None] | None = None
+    _close: Callable[[int], None] | None = None
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["htagweb.limit"] = self.limit  # type: ignore[typeddict-unknown-key]
+            self.scope["htagweb.door"] = self  # type: ignore[typeddict-unknown-key]
 
-    def limit(self, message_size: int) -> None:
-        """Refuse longer messages while they come in. To be called before the handshake is accepted.
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.transport.abort()  # clients wait for the answer to their handshake
+            return
+        super().data_received(data)
 
-        The size is configured where the apps are, so it isn't known when the server starts.
-        """
-        self.conn.max_message_size = message_size
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_lost is not None:
+            self.on_lost()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # else uvicorn logs each refusal as an application that didn't answer
+
+    def shutdown(self) -> None:
+        if self._close is not None:
+            self._close(GOING_AWAY)
+        else:
+            super().shutdown()
+
+    # What a tunnel calls (`tunnel.Door`)
+
+    def open(self, head: bytes, close: Callable[[int], None]) -> asyncio.Transport | None:
+        if self.transport.is_closing():
+            return None
+        self.transport.write(head)
+        self.handshake_complete = True
+        self._close = close
+        del self.conn, self.request, self.response  # some kilobytes, kept as long as the socket is open
+        return self.transport
+
+    def gone(self) -> bool:
+        return _left(self.transport)
+
+
+def _left(transport: asyncio.Transport) -> bool:
+    if transport.is_closing():
+        return True
+    sock = transport.get_extra_info("socket")
+    try:
+        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except (OSError, AttributeError):  # no TCP, or not on this system
+        return False
+    return state != TCP_ESTABLISHED
 
 
 def _watch_for_stalls(transport: asyncio.Transport, seconds: int) -> None:

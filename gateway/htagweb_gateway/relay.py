@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
@@ -22,8 +22,11 @@ from htagweb_orchestrator.address import DialFailed, dial
 from htagweb_orchestrator.model import Address, TcpAddress
 
 from .exchange import Message, Receive, Send
+from .frames import POLICY, Rate
 from .front import split_host
+from .handshake import refuse
 from .headers import Forward, handshake_headers
+from .tunnel import Tunnel
 from .upstream_errors import BadResponse, Dropped, HeadTimeout, Unreachable
 
 GOODBYE_S = 1.0  # for either side to take the close frame, before the connection is cut
@@ -84,8 +87,6 @@ class Relay:
         pumps: list[asyncio.Task[None]] = []
         try:
             await receive()  # websocket.connect
-            if (limit := scope.get("htagweb.limit")) is not None:
-                limit(self._message_size)
             await send({"type": "websocket.accept", "subprotocol": sandbox.subprotocol})
             pumps = [
                 asyncio.create_task(self._from_browser(receive, sandbox), name="browser->sandbox"),
@@ -161,12 +162,15 @@ class Relay:
         return connection
 
     async def _from_browser(self, receive: Receive, sandbox: ClientConnection) -> None:
-        end = End(1011, "")
+        end, rate = End(1011, ""), Rate()
         try:
             while True:
                 message = await receive()
                 if message["type"] == "websocket.disconnect":
                     end = End(message.get("code") or 1005, message.get("reason") or "", by_browser=True)
+                    return
+                if not rate.spend():
+                    end = End(POLICY, "too many messages")
                     return
                 self._on_data()
                 text: str | None = message.get("text")
@@ -196,17 +200,6 @@ class Relay:
             end = End(1006, "", by_browser=True)
         finally:
             self._finish(end)
-
-
-async def refuse(scope: Message, receive: Receive, send: Send, status: int, body: bytes) -> None:
-    """Answer a handshake with an HTTP status where the server can do that, else (by rule) with 403."""
-    await receive()
-    if "websocket.http.response" in scope.get("extensions", {}):
-        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-    else:
-        await send({"type": "websocket.close", "code": 1011})
 
 
 async def _leave_browser(send: Send, end: End) -> None:
@@ -241,8 +234,12 @@ def _longer(payload: str | bytes, size: int) -> bool:
     return len(payload) > size
 
 
+Carrier = Relay | Tunnel
+
+
 def relay_for(
-    scope: dict[str, Any], address: Address, forward: Forward, *, message_size: int, on_data: Callable[[], None]
-) -> Relay:
-    """The best relay that the server of this scope can have."""
-    return Relay(address, forward, message_size=message_size, on_data=on_data)
+    scope: Message, address: Address, forward: Forward, *, message_size: int, on_data: Callable[[], None]
+) -> Carrier:
+    """The best that the server of this scope allows."""
+    carrier = Tunnel if "htagweb.door" in scope else Relay
+    return carrier(address, forward, message_size=message_size, on_data=on_data)

@@ -21,9 +21,10 @@ from uvicorn.server import ServerState
 
 from htagweb_gateway import front
 from htagweb_gateway.exchange import Message, Receive, Send
+from htagweb_gateway.handshake import refuse
 from htagweb_gateway.headers import Forward
 from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
-from htagweb_gateway.relay import Relay, refuse
+from htagweb_gateway.relay import Carrier, relay_for
 from htagweb_gateway.upstream import Upstream
 from htagweb_gateway.upstream_errors import UpstreamError
 from htagweb_orchestrator.model import UnixAddress
@@ -188,7 +189,7 @@ class Front:
         self.address = address
         self.upstream = Upstream(address, **options)
         self.message_size = message_size
-        self.relays: list[Relay] = []
+        self.relays: list[Carrier] = []
         self.faults: list[UpstreamError] = []
         self.uploads = self.messages = 0
         self.running = 0
@@ -217,7 +218,7 @@ class Front:
         )
         try:
             if scope["type"] == "websocket":
-                relay = Relay(self.address, forward, message_size=self.message_size, on_data=self._message)
+                relay = relay_for(scope, self.address, forward, message_size=self.message_size, on_data=self._message)
                 self.relays.append(relay)
                 await relay.run(scope, receive, send)
             else:
@@ -322,9 +323,11 @@ async def uvicorn_sandbox(app: App, **options: Any) -> AsyncIterator[UnixAddress
 
 
 @asynccontextmanager
-async def path_to(script: Script, **options: Any) -> AsyncIterator[tuple[Server, Front, Sandbox]]:
+async def path_to(
+    script: Script, *, ws: type[asyncio.Protocol] = FrontWebSocket, **options: Any
+) -> AsyncIterator[tuple[Server, Front, Sandbox]]:
     """A gateway in front of a scripted sandbox."""
     async with sandbox(script) as found:
         app = Front(found.address, **options)
-        async with gateway(app, ws=FrontWebSocket) as server:
+        async with gateway(app, ws=ws) as server:
             yield server, app, found
