@@ -263,7 +263,7 @@ async def test_27_one_user_gets_no_more_sandboxes_than_his_cap(closed_stage: Sta
         stage.publish(f"{name}.py", CONSOLE_SOURCE)
     await stage.open(max_per_user=2)
     visitor = stage.visitor()
-    await visitor.open("nothing")
+    await visitor.enter("console0")
     pages = await asyncio.gather(*(visitor.open(name) for name in names))
     assert sorted(page.status for page in pages) == [200, 200, 429, 429, 429, 429]
     assert len(stage.containers()) == 2

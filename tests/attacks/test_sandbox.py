@@ -151,7 +151,7 @@ async def test_07_every_running_sandbox_is_what_the_documents_say(stage: Stage) 
 @pytest.mark.parametrize("key", ["nope", "htagweb-sandbox-image", "htagweb-sandbox-image:latest", "../console", ""])
 async def test_10_what_is_not_in_the_catalogue_starts_nothing(stage: Stage, key: str) -> None:
     visitor = stage.visitor()
-    await visitor.open("nope")  # gets him a cookie
+    await visitor.enter()
     response = await visitor.request("GET", f"/{key}/", {"Accept": "text/html"})
     assert response.status in (400, 404)
     with pytest.raises(AppNotFound):  # and a gateway that was taken over gets no further

@@ -64,6 +64,11 @@ class Visitor:
         """As a program asks: no page is wanted."""
         return await self.request("GET", target, {name.replace("_", "-"): value for name, value in headers.items()})
 
+    async def enter(self, app: str = "console") -> None:
+        """Get a cookie, and go no further."""
+        await self.request("GET", f"/{app}/", {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"})
+        assert self.cookies
+
     async def open(self, app: str, query: str = "") -> Response:
         """Open an app's page and wait for it, as a browser does; the last answer."""
         target = f"/{app}/{query}"
