@@ -151,7 +151,7 @@ class PlatformSite:
 
     async def _status(self, request: Request, edge: Edge) -> Response:
         """What the page shim and the waiting page go by. Not activity, and starts nothing."""
-        if not self._gateway.routes.filled:  # "none" would be a lie to a page whose app runs
+        if not self._gateway.routes.complete:  # "none" would be a lie to a page whose app runs
             return problem(503, "starting", "The server is starting. Try again in a moment.")
         name = AppName(request.query_params.get("app", ""))
         visitor = self._visitor(request, edge)

@@ -23,11 +23,12 @@ _ORDER = (State.STARTING, State.READY, State.ENDED)  # in the order of a life
 
 
 class RouteTable:
-    """Apps, settings and routes of this installation. `filled` is False until the first snapshot came; when the watch
-    breaks the table stays as it is: sandboxes run on without an orchestrator, and so do their visitors."""
+    """Apps, settings and routes of this installation. `filled` is False until the first snapshot came, `complete` until
+    one came that knows what runs. When the watch breaks the table stays as it is: sandboxes run on without an
+    orchestrator, and so do their visitors."""
 
     def __init__(self, *, on_platform: Callable[[Platform], None], on_ended: Callable[[SandboxId, str], None]) -> None:
-        self.filled = False
+        self.filled = self.complete = False
         self.platform = Platform()
         self.apps: dict[AppName, AppCard] = {}
         self._routes: dict[tuple[UserId, AppName], Route] = {}
@@ -68,13 +69,16 @@ class RouteTable:
             case AppsChanged(apps=apps):
                 self.apps = {card.name: card for card in apps}
             case Snapshot(platform=platform, apps=apps, routes=routes):
-                before_ready = self.ready()
                 self.apps = {card.name: card for card in apps}
-                self._routes = {(route.user, route.app): route for route in routes}
                 if platform != self.platform or not self.filled:
                     self.platform = platform
                     self._on_platform(platform)
                 self.filled = True
+                if not change.complete:
+                    return
+                self.complete = True
+                before_ready = self.ready()
+                self._routes = {(route.user, route.app): route for route in routes}
                 endings = {route.sandbox: route.ending for route in routes if route.ending is not None}
                 for sandbox in before_ready - self.ready():
                     self._on_ended(sandbox, endings.get(sandbox, "gone"))

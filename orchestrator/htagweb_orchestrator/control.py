@@ -101,6 +101,7 @@ class ControlPlane:
         self._opened_s = self._now()
         self._ticked_s = self._now()
         self._closing = False
+        self._taken_over = False  # what ran under an earlier orchestrator is known
         self._made_room_s = self._opened_s
         self._line = WaitingLine(room=self._has_room, held_up=self._held_up, now=now)
         self._starter = Starter(
@@ -171,6 +172,10 @@ class ControlPlane:
             opened.set()
             await asyncio.sleep(RETRY_S)
         self._refusal = None
+        self._taken_over = True
+        if opened.is_set():  # who watches knows of nothing that runs, and what he reported was of nothing known: once more
+            self._opened_s = self._now()
+            self._hub.cut()
         opened.set()
         log.info(
             "orchestrator ready",
@@ -351,7 +356,13 @@ class ControlPlane:
         if sandbox is not None:
             sandbox.asked_s = self._now()
             return self._route(sandbox)
+        self._know_what_runs()
         return self._endings.of((user, app))
+
+    def _know_what_runs(self) -> None:
+        """Raise rather than say that nothing does."""
+        if not self._taken_over and self._refusal is not None:
+            raise self._refusal
 
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
         now = self._now()
@@ -368,6 +379,7 @@ class ControlPlane:
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:
         sandbox = self._registry.live((user, app))
         if sandbox is None:
+            self._know_what_runs()
             return False
         await asyncio.shield(self._endings.end(sandbox, ending))
         return True
@@ -389,6 +401,7 @@ class ControlPlane:
             platform=self._settings.platform(),
             apps=self._catalogue.cards(),
             routes=(*live, *self._endings.routes()),
+            complete=self._taken_over,
         )
 
     def _route(self, sandbox: Sandbox) -> Route:

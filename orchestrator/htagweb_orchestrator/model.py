@@ -140,6 +140,7 @@ class Snapshot(Struct, tag="snapshot", frozen=True):
     platform: Platform
     apps: tuple[AppCard, ...]
     routes: tuple[Route, ...]
+    complete: bool = True  # False: no engine has answered yet, so what runs isn't known; what was known stays so
 
 
 class AppsChanged(Struct, tag="apps", frozen=True):

@@ -78,6 +78,19 @@ def test_a_snapshot_ends_what_is_not_in_it_any_more() -> None:
     assert table.ended == [(ONE, "gone")]
 
 
+def test_a_snapshot_that_does_not_know_what_runs_takes_nothing_away() -> None:
+    table = Table()
+    table.apply(RouteChanged(route=route(ONE, State.READY)))
+    table.apply(Snapshot(platform=Platform(dev=True), apps=(), routes=(), complete=False))
+    assert table.now() == (ONE, State.READY)
+    assert table.ended == []
+    assert table.platform.dev
+    assert (table.filled, table.complete) == (True, False)
+    table.apply(Snapshot(platform=Platform(dev=True), apps=(), routes=()))
+    assert table.ended == [(ONE, "gone")]
+    assert table.complete
+
+
 class Orchestrator:
     """Takes reports, but stumbles over the second one."""
 

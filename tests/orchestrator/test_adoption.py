@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from htagweb_orchestrator import control
+import asyncio
+
+import pytest
+
 from htagweb_orchestrator.errors import EngineUnavailable
-from htagweb_orchestrator.model import Ending, SandboxId, Seen, State, UserId
+from htagweb_orchestrator.model import Ending, SandboxId, Seen, Snapshot, State, UserId
 from htagweb_orchestrator.registry import Lease
 from htagweb_orchestrator.rundir import UidAllocator
 from tests.orchestrator.engine import FakeEngine
@@ -67,6 +71,28 @@ async def test_an_adopted_sandbox_that_does_not_answer_is_kept_and_counted(stage
     stage.machine.next(NeverSaysHello)
     old = stage.left_behind()
     plane = await stage.open()
+    assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
+
+
+async def test_what_runs_is_not_forgotten_while_no_engine_answers(stage: Stage) -> None:
+    old = stage.left_behind()
+    plane = stage.plane()
+    plane.engine.broken["check"] = EngineUnavailable("Docker does not answer. Start it.")
+    await plane.open()
+    watch = await plane.gateway()
+    first = watch.seen[0]
+    assert isinstance(first, Snapshot)
+    assert not first.complete
+    with pytest.raises(EngineUnavailable, match="Start it"):
+        await plane.find(ALICE, HELLO)
+    with pytest.raises(EngineUnavailable, match="Start it"):
+        await plane.release(ALICE, HELLO, Ending.VISITOR)
+    stage.clock.forward(2000)  # the gateway's reports of that time had nobody to be about
+    del plane.engine.broken["check"]
+    await asyncio.wait_for(watch.over.wait(), 5)
+    again = await plane.gateway()
+    assert again.routes[ALICE, HELLO].sandbox == old.sandbox
+    await again.report({old.sandbox: Seen(idle_s=5)})
     assert (await plane.lease(ALICE, HELLO)).sandbox == old.sandbox
 
 
