@@ -173,7 +173,7 @@ class ControlPlane:
             await asyncio.sleep(RETRY_S)
         self._refusal = None
         self._taken_over = True
-        if opened.is_set():  # who watches knows of nothing that runs, and what he reported was of nothing known: once more
+        if opened.is_set():  # who watches knows of nothing that runs, and reported on what wasn't known: once more
             self._opened_s = self._now()
             self._hub.cut()
         opened.set()

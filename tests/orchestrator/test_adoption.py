@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
-from htagweb_orchestrator import control
 import asyncio
 
 import pytest
 
+from htagweb_orchestrator import control
 from htagweb_orchestrator.errors import EngineUnavailable
 from htagweb_orchestrator.model import Ending, SandboxId, Seen, Snapshot, State, UserId
 from htagweb_orchestrator.registry import Lease

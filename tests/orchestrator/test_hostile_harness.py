@@ -131,9 +131,7 @@ async def test_a_connection_that_ends_in_one_breath_with_ready_is_made_again(sta
     assert await harness.change({"a": 1}) is None
 
 
-async def test_hanging_up_before_the_hello_makes_no_second_attempt_beside_the_first(
-    stage: Stage, plane: Plane
-) -> None:
+async def test_hanging_up_before_the_hello_makes_no_second_attempt_beside_the_first(stage: Stage, plane: Plane) -> None:
     class HangsUpAtHello(Harness):
         async def on_hello(self) -> None:
             if self.stage == "claimed":
