@@ -142,6 +142,7 @@ class Greeting(asyncio.Protocol):
     def __init__(self, offer: Offer) -> None:
         self._answer = Answer(offer)
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lost = False
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -158,6 +159,7 @@ class Greeting(asyncio.Protocol):
                 self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
         self._end(Dropped("closed without an answer to a WebSocket handshake"))
 
     async def answer(self, head: bytes, *, timeout_s: float) -> Answer:
@@ -167,12 +169,16 @@ class Greeting(asyncio.Protocol):
             async with asyncio.timeout(timeout_s):
                 await self._over
         except TimeoutError:
-            self.transport.abort()
+            self.abort()
             raise HeadTimeout(f"no WebSocket handshake within {timeout_s:g} s") from None
         except BaseException:
-            self.transport.abort()
+            self.abort()
             raise
         return self._answer
+
+    def abort(self) -> None:
+        if not self._lost:  # asyncio's transports don't take it lightly then
+            self.transport.abort()
 
     def _end(self, error: UpstreamError | None) -> None:
         if self._over.done():

@@ -73,7 +73,8 @@ class Splice:
 
     def abort(self) -> None:
         for side in (self._browser, self._sandbox):
-            side.transport.abort()
+            if not side.lost:
+                side.transport.abort()
 
     # What the sides call
 

@@ -89,7 +89,7 @@ class Tunnel:
         door: Door = scope["htagweb.door"]
         offer = Offer(scope)
         greeting = await self._dial(offer)
-        door.on_lost = greeting.transport.abort
+        door.on_lost = greeting.abort
         handed_over = False
         try:
             answer = await greeting.answer(
@@ -120,7 +120,7 @@ class Tunnel:
         finally:
             door.on_lost = None
             if not handed_over:
-                greeting.transport.abort()
+                greeting.abort()
 
     async def _dial(self, offer: Offer) -> Greeting:
         try:

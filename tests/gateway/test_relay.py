@@ -362,7 +362,8 @@ async def test_a_visitor_waits_for_a_sandbox_that_does_not_read(stage: Staging) 
         await free.wait()
         await echo(socket)
 
-    async with stage(deaf, max_queue=1) as found, found.visit(sock=await found.server.socket(small=True)) as visitor:
+    async with stage(deaf, max_queue=1) as found:
+        visitor = await found.visit(sock=await found.server.socket(small=True))
         sent = [0]
 
         async def talk() -> None:
@@ -380,5 +381,5 @@ async def test_a_visitor_waits_for_a_sandbox_that_does_not_read(stage: Staging) 
         talking.cancel()
         found.app.relays[0].close(1001, "idle")
         await eventually(lambda: found.app.running == 0, within_s=3)
+        await visitor.wait_closed()
         free.set()
-        visitor.transport.abort()
