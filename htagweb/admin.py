@@ -58,8 +58,8 @@ class Admin:
     def logs(self, prefix: str) -> str:
         return self._call("GET", f"/v1/logs/{prefix}").text
 
-    def reap(self, ids: Sequence[str]) -> list[Row]:
-        return self._rows(self._call("POST", "/v1/reap", {"ids": list(ids)}))
+    def reap(self, ids: Sequence[str], *, ending: str = "operator") -> list[Row]:
+        return self._rows(self._call("POST", "/v1/reap", {"ids": list(ids), "ending": ending}))
 
     def apps(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/apps"))

@@ -96,25 +96,28 @@ def reap(
     ] = None,
     app_name: Annotated[str | None, typer.Option("--app", metavar="NAME", help="Sandboxes of this app.")] = None,
     user: Annotated[str | None, typer.Option(metavar="ID", help="Sandboxes of this user.")] = None,
+    outdated: Annotated[bool, typer.Option("--outdated", help="Sandboxes of an app's older versions.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every sandbox.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Really end them; without it they are only shown.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """End the sandboxes that fit all that is given."""
-    narrowed = bool(ids) or idle is not None or app_name is not None or user is not None
+    narrowed = bool(ids) or idle is not None or app_name is not None or user is not None or outdated
     if narrowed == everything:
-        _fail("Say which sandboxes: ids, --idle, --app, --user, or --all by itself.", MISUSED)
+        _fail("Say which sandboxes: ids, --idle, --app, --user, --outdated, or --all by itself.", MISUSED)
     with _orchestrator() as admin:
         rows = [row for row in admin.sandboxes() if row.get("state") != "ended"]
         # A warm one belongs to nobody, and the pool would start another: it is ended only if named.
         rows = _of_ids(rows, ids) if ids else [row for row in rows if row.get("state") != "warm"]
-        rows = [row for row in rows if _fits(row, idle, app_name, user)]
+        rows = [row for row in rows if _fits(row, idle, app_name, user) and (row.get("outdated") or not outdated)]
         if not rows:
             if as_json:
                 _print_json([])
             _fail("No sandbox fits.", NOTHING)
         if yes:
-            ended = {row.get("id"): bool(row.get("ended")) for row in admin.reap([str(row["id"]) for row in rows])}
+            # Their visitors are told that there is a new version.
+            answer = admin.reap([str(row["id"]) for row in rows], ending="updated" if outdated else "operator")
+            ended = {row.get("id"): bool(row.get("ended")) for row in answer}
             # One that isn't in the answer had ended before: nothing is left to do.
             rows = [{key: row.get(key) for key in ("id", "app", "user")} for row in rows]
             rows = [{**row, "ended": ended.get(row["id"], True)} for row in rows]

@@ -57,7 +57,7 @@ class Orchestrator:
         self.rows = [
             row("a", "counter", "alice", 5.0),
             row("b", "counter", "bob", 700.0),
-            row("c", "todo", "alice", 900.0),
+            row("c", "todo", "alice", 900.0, outdated=True),
             row("d", "todo", "eve", None, state="starting", left_s=None, memory_bytes=None, cpu_s=None),
         ]
         self.refusal: Response | None = None
@@ -65,6 +65,7 @@ class Orchestrator:
         self.apps: list[dict[str, Any]] = []
         self.logs = "Traceback\n\x1b[2Jboom"
         self.reaped: list[list[str]] = []
+        self.endings: list[str] = []
 
     def asgi(self) -> Starlette:
         routes = [
@@ -88,8 +89,10 @@ class Orchestrator:
         return JSONResponse({**found[0], "steps": {"write": 3, "import": 120}, "limits": {"memory_bytes": 1024**2}})
 
     async def _reap(self, request: Request) -> Response:
-        ids = (await request.json())["ids"]
+        asked = await request.json()
+        ids = asked["ids"]
         self.reaped.append(ids)
+        self.endings.append(asked["ending"])
         chosen = [row for row in self.rows if row["id"] in ids]
         self.rows = [row for row in self.rows if row["id"] not in ids]
         return JSONResponse(
@@ -215,6 +218,8 @@ def test_a_narrow_terminal_cuts_nothing(orchestrator: Orchestrator) -> None:
         (["--idle", "10m"], "bc"),
         (["--idle", "10m", "--user", "alice"], "c"),
         (["a", "b", "--app", "counter", "--idle", "1m"], "b"),
+        (["--outdated"], "c"),
+        (["--outdated", "--app", "todo", "--user", "alice"], "c"),
         (["--all"], "abcd"),
         (["a", "ffff"], "a"),
     ],
@@ -227,6 +232,7 @@ def test_reap_ends_what_fits_all_that_is_given(orchestrator: Orchestrator, words
     assert (real.exit_code, ids(real)) == (0, chosen)
     assert orchestrator.reaped == [[letter * 32 for letter in chosen]]
     assert {row["ended"] for row in json.loads(real.stdout)} == {True}
+    assert orchestrator.endings == ["updated" if "--outdated" in words else "operator"]
 
 
 def test_reap_without_yes_shows_what_would_end(orchestrator: Orchestrator) -> None:

@@ -113,7 +113,9 @@ class Census:
             or self._registry.live((lease.user, lease.app)) is not None
         ):
             return False
-        sandbox = Sandbox(lease, state=State.READY, step=Step.READY, written_s=self._now())
+        sandbox = Sandbox(
+            lease, state=State.READY, step=Step.READY, steps_ms=dict(lease.steps_ms), written_s=self._now()
+        )
         spec = self._starter.spec(lease)
         sandbox.address = self._engine.address(spec)
         sandbox.control_address = self._engine.control_address(spec)

@@ -48,6 +48,7 @@ from .model import (
 )
 from .output import OutputFiles
 from .pool import WarmPool
+from .pulse import Pulse
 from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
 from .sessions import Sessions, SessionTooLarge
@@ -119,6 +120,7 @@ class ControlPlane:
         self._endings = Endings(
             engine=engine, run=run, registry=self._registry, uids=self._uids, hub=self._hub, route=self._route, now=now
         )
+        self._pulse = Pulse(registry=self._registry, endings=self._endings)
         self._census = Census(
             engine=engine,
             run=run,
@@ -197,6 +199,7 @@ class ControlPlane:
             task.cancel()
         await asyncio.gather(*self._tasks, *starts, return_exceptions=True)
         await self._pool.close()
+        await self._pulse.close()
         await self._endings.close()
         for sandbox in self._registry:
             if sandbox.state is State.READY:
@@ -326,6 +329,7 @@ class ControlPlane:
         else:
             if sandbox.ending is None:
                 sandbox.state = State.READY
+                sandbox.lease = sandbox.lease.replace(steps_ms=sandbox.steps_ms)
                 took_s = self._now() - sandbox.lease.created_s
                 self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
                 self._step(sandbox, Step.READY)
@@ -426,14 +430,14 @@ class ControlPlane:
             if sandbox.state is not State.READY:
                 continue
             lease = sandbox.lease
-            if not watched:
-                sandbox.lease = lease.replace(idle_frozen_s=lease.idle_frozen_s + passed_s)
-            if now - sandbox.written_s > WRITE_S and (not watched or lease.last_activity_s > sandbox.written_s):
+            frozen = sandbox.pass_time(now, passed_s, watched=watched)
+            if now - sandbox.written_s > WRITE_S and (frozen or lease.last_activity_s > sandbox.written_s):
                 self._save(sandbox)
         since_s = now - self._opened_s
         settled = since_s > SETTLED_S or (since_s > SETTLE_S and self._hub.all_reported)
         for sandbox, why, said in reaper.due(self._registry, now, idle_counts=watched and settled):
             self._endings.end(sandbox, why, said)
+        self._pulse.round(now, passed_s)
         self._endings.forget_old()
         for sandbox in self._line.gone():
             self._endings.end(sandbox, Ending.VISITOR, "nobody waited for it any more", polite=False)
@@ -447,6 +451,7 @@ class ControlPlane:
         if any(sandbox.state is State.WARM for sandbox in self._registry):
             return
         idle = [s for s in self._registry if s.state is State.READY and s.lease.idle_s(now) > MAKE_ROOM_IDLE_S]
+        idle = [sandbox for sandbox in idle if not sandbox.busy_left_s(now)]
         if idle:
             self._made_room_s = now
             longest = max(idle, key=lambda sandbox: sandbox.lease.idle_s(now))
@@ -502,6 +507,17 @@ class ControlPlane:
         found = self._registry.get(sandbox)
         if found is not None:
             found.exit_reason = reason or "the app ended itself"
+
+    def busy(self, sandbox: SandboxId, label: str, up_to_s: float) -> None:
+        found = self._registry.get(sandbox)
+        if found is not None:
+            found.busy.say(label, up_to_s, self._now())
+
+    def overran(self, sandbox: SandboxId) -> None:
+        found = self._registry.get(sandbox)
+        if found is not None and found.state is State.READY:
+            limit_s = found.lease.limits.interaction_timeout_s
+            self._endings.end(found, Ending.TIMEOUT, f"one interaction took longer than {reaper.duration(limit_s)}")
 
     def link_lost(self, sandbox: SandboxId, breach: str) -> None:
         found = self._registry.get(sandbox)

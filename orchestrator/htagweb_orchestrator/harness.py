@@ -34,6 +34,10 @@ class HarnessFailed(Exception):
         self.traceback = traceback
 
 
+class TooSlow(HarnessFailed):
+    """An answer took longer than one interaction may."""
+
+
 class Breach(Exception):
     """What came is not the control protocol. `str()` is for the operator."""
 
@@ -78,11 +82,15 @@ class Pong(Struct, frozen=True, tag="ping"):
     n: int
 
 
+class TimedOut(Struct, frozen=True, tag="timeout"):
+    pass
+
+
 class Exit(Struct, frozen=True, tag="exit"):
     reason: str = ""
 
 
-Message = Hello | Ready | Failed | SessionChange | Output | Busy | Pong | Exit
+Message = Hello | Ready | Failed | SessionChange | Output | Busy | Pong | TimedOut | Exit
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
@@ -95,6 +103,11 @@ class Listener(Protocol):
 
     def output(self, sandbox: SandboxId, text: str, dropped: int) -> None: ...
     def exits(self, sandbox: SandboxId, reason: str) -> None: ...
+    def busy(self, sandbox: SandboxId, label: str, up_to_s: float) -> None: ...
+    def overran(self, sandbox: SandboxId) -> None:
+        """An interaction takes longer than it may."""
+        ...
+
     async def session_changed(
         self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]
     ) -> str | None:
@@ -291,7 +304,13 @@ class HarnessLink:
                 error = await self._listener.session_changed(self._sandbox, message.set, message.delete)
                 await self._send({"type": "session.ack", "seq": message.seq, "error": error})
             case Busy():
-                pass  # holds off the idle and interaction timeouts: comes with them
+                self._listener.busy(self._sandbox, message.label, message.up_to_s)
+            case TimedOut():
+                claim = self._answers.get("claim")
+                if claim is None:
+                    self._listener.overran(self._sandbox)
+                elif not claim.done():
+                    claim.set_exception(TooSlow("the first page took longer than an interaction may"))
 
 
 def _understood(payload: bytes) -> Message | None:
@@ -307,4 +326,4 @@ def _understood(payload: bytes) -> Message | None:
         raise Breach(f"the sandbox sent a control frame that can't be read: {str(error)[:200]}") from error
 
 
-_KNOWN = {"hello", "ready", "failed", "session", "output", "busy", "ping", "exit"}
+_KNOWN = {"hello", "ready", "failed", "session", "output", "busy", "ping", "timeout", "exit"}

@@ -34,6 +34,7 @@ LIMIT_KEYS = {
     "max_lifetime_s": Key("max_lifetime", _LIFE, "a sandbox is ended after this long, in use or not"),
     "start_timeout_s": Key("start_timeout", _TIMEOUT, "a sandbox that isn't ready by then has failed"),
     "interaction_timeout_s": Key("interaction_timeout", _TIMEOUT, "an app that takes longer over one click is ended"),
+    "busy_max_s": Key("busy_max", duration("0s", "365d"), "how long an app may be busy, in all, without being ended"),
     "memory_bytes": Key("memory", size("32m", "1024g"), "memory of a sandbox, the files in /tmp included; no swap"),
     "cpus": Key("cpus", cores(0.05, 1024), "cores that a sandbox may use; 0.5 is half of one"),
     "pids": Key("pids", count(16, 32768), "processes and threads of a sandbox"),

@@ -99,6 +99,7 @@ class Route(Struct, frozen=True):
     expected_s: float | None = None  # median of this app's last starts; for one in the line, until its turn
     place: int | None = None  # in the line of those who wait for room, 1 for who is next
     outdated: bool = False  # a newer version of the app is published
+    steps_ms: dict[str, float] = {}  # of its start, as its visitor waited: queue, create, start, load, render
 
 
 class AppCard(Struct, frozen=True):

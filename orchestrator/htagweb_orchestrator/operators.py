@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import reasons
 from .catalogue import Catalogue
 from .clock import boottime_s
 from .control import ControlPlane
@@ -58,6 +59,7 @@ class Operators:
             sandbox = there.get(row["id"])
             if sandbox is None:
                 continue  # it went while the engine was asked
+            row["because"] = reasons.because(sandbox, self._now(), watched=self._control.watched)
             row["steps"] = sandbox.steps_ms
             row["address"] = getattr(sandbox.address, "path", None)
             row["limits"] = sandbox.lease.limits
@@ -69,6 +71,8 @@ class Operators:
                 "state": route.state,
                 "ending": route.ending,
                 "detail": route.detail,
+                "because": reasons.because_ended(route.ending or Ending.LOST, route.detail),
+                "steps": route.steps_ms,
             }
             for route in self._control.ended(prefix)
         ]
@@ -77,7 +81,7 @@ class Operators:
         now = self._now()
         lease = sandbox.lease
         ready = sandbox.state is State.READY
-        left_s, limit = lease.left(now)
+        left_s, _ = sandbox.left(now)
         return {
             "id": sandbox.id,
             "user": lease.user,
@@ -88,7 +92,7 @@ class Operators:
             "age_s": round(now - lease.created_s, 1),
             "idle_s": round(lease.idle_s(now), 1) if ready else None,
             "left_s": round(max(0.0, left_s), 1) if ready else None,
-            "why": self._why(sandbox, limit),
+            "why": reasons.why(sandbox, now, watched=self._control.watched),
             "ws": sum(sandbox.sockets.values()),
             "memory_bytes": use.memory_bytes if use else None,
             "cpu_s": use.cpu_s if use else None,
@@ -97,28 +101,16 @@ class Operators:
             "outdated": self._control.outdated(sandbox),
         }
 
-    def _why(self, sandbox: Sandbox, limit: Ending) -> str:
-        """Why it is still there, in words."""
-        if sandbox.state is State.WARM:
-            return "warm: waits for a visitor"
-        if sandbox.state is State.STARTING:
-            return f"starting: {sandbox.step}"
-        if sandbox.state is State.ENDED:
-            return f"ending: {sandbox.ending}"
-        if not self._control.watched:
-            return "no gateway reports: idle time stands still"
-        return "until idle" if limit is Ending.IDLE else "until its max_lifetime"
-
     def logs(self, prefix: str) -> dict[SandboxId, str]:
         """What the apps of matching sandboxes wrote, ended ones included."""
         ids = {*self._output.matching(prefix), *(sandbox.id for sandbox in self._control.sandboxes(prefix))}
         return {sandbox_id: self._output.read(sandbox_id) or "" for sandbox_id in sorted(ids)}
 
-    async def reap(self, ids: Sequence[SandboxId]) -> list[Row]:
+    async def reap(self, ids: Sequence[SandboxId], ending: Ending = Ending.OPERATOR) -> list[Row]:
         """End these, all at once; unknown ids are left out of the answer."""
         wanted = set(ids)
         chosen = [sandbox for sandbox in self._control.sandboxes() if sandbox.id in wanted]
-        await self._control.end(chosen, Ending.OPERATOR)
+        await self._control.end(chosen, ending)
         return [{"id": each.id, "app": each.lease.app, "user": each.lease.user, "ended": True} for each in chosen]
 
     def pool(self) -> list[Row]:

@@ -18,7 +18,7 @@ def due(sandboxes: Iterable[Sandbox], now: float, *, idle_counts: bool) -> list[
     for sandbox in sandboxes:
         if sandbox.state is not State.READY:
             continue
-        left_s, why = sandbox.lease.left(now)
+        left_s, why = sandbox.left(now)
         if why is Ending.IDLE and not idle_counts:
             left_s, why = sandbox.lease.lifetime_left_s(now), Ending.LIFETIME
         if left_s > 0:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from .busy import Busy
 from .harness import HarnessLink
 from .model import Address, AppName, Ending, Route, SandboxId, State, Step, Struct, UserId
 from .settings import AppLimits
@@ -38,7 +39,9 @@ class Lease(Struct, frozen=True):
     state: Literal["starting", "claimed"] = "starting"
     claimed_s: float = 0.0
     last_activity_s: float = 0.0
-    idle_frozen_s: float = 0.0  # how much of the silence no gateway was there to report
+    idle_frozen_s: float = 0.0  # how much of the silence doesn't count: no gateway was there to report, or it was busy
+    busy_used_s: float = 0.0  # of limits.busy_max_s
+    steps_ms: dict[str, float] = msgspec.field(default_factory=dict)  # how long its start took, once it is ready
 
     def replace(self, **changes: object) -> Lease:
         return msgspec.structs.replace(self, **changes)
@@ -49,9 +52,10 @@ class Lease(Struct, frozen=True):
     def lifetime_left_s(self, now: float) -> float:
         return self.limits.max_lifetime_s - (now - self.claimed_s)
 
-    def left(self, now: float) -> tuple[float, Ending]:
-        """Seconds until the reaper ends it if nobody does anything, and which of the two limits that is."""
-        idle = self.limits.idle_timeout_s - self.idle_s(now)
+    def left(self, now: float, *, held_s: float = 0.0) -> tuple[float, Ending]:
+        """Seconds until the reaper ends it if nobody does anything, and which of the two limits that is. Idle time will
+        stand still for the next `held_s`."""
+        idle = self.limits.idle_timeout_s - self.idle_s(now) + held_s
         lifetime = self.lifetime_left_s(now)
         return (idle, Ending.IDLE) if idle <= lifetime else (lifetime, Ending.LIFETIME)
 
@@ -73,6 +77,7 @@ class Sandbox:
     died: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
     exit_reason: str = ""  # the app said that it ends itself
+    busy: Busy = field(default_factory=Busy)
     ending: Ending | None = None
     detail: str = ""
     traceback: str = ""  # for its visitor, in dev mode only
@@ -97,6 +102,24 @@ class Sandbox:
     def described(self) -> str:
         return self.lease.app or f"blank, htag {self.lease.generation}"
 
+    def busy_left_s(self, now: float) -> float:
+        """For how long it holds off the idle and the interaction timeout, if it goes on with what it said."""
+        return self.busy.left_s(now, self.lease.limits.busy_max_s - self.lease.busy_used_s)
+
+    def left(self, now: float) -> tuple[float, Ending]:
+        return self.lease.left(now, held_s=self.busy_left_s(now))
+
+    def pass_time(self, now: float, passed_s: float, *, watched: bool) -> bool:
+        """Let idle time stand still for as much of the last `passed_s` as it should; True if it did."""
+        lease = self.lease
+        held_s = self.busy.held_s(now, passed_s, lease.limits.busy_max_s - lease.busy_used_s)
+        frozen_s = held_s if watched else passed_s
+        if frozen_s > 0:
+            self.lease = lease.replace(
+                idle_frozen_s=lease.idle_frozen_s + frozen_s, busy_used_s=lease.busy_used_s + held_s
+            )
+        return frozen_s > 0
+
     @property
     def error_id(self) -> str:
         return self.id[:12]
@@ -104,7 +127,7 @@ class Sandbox:
     def route(
         self, now: float, *, expected_s: float | None = None, outdated: bool = False, place: int | None = None
     ) -> Route:
-        left_s, left_why = self.lease.left(now) if self.state is State.READY else (None, None)
+        left_s, left_why = self.left(now) if self.state is State.READY else (None, None)
         return Route(
             place=place,
             user=self.lease.user,
@@ -121,6 +144,7 @@ class Sandbox:
             left_s=left_s,
             left_why=left_why,
             idle_timeout_s=self.lease.limits.idle_timeout_s,
+            steps_ms=dict(self.steps_ms),
             expected_s=expected_s,
             outdated=outdated,
         )

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import uvicorn
@@ -63,6 +63,7 @@ class ActivityRequest(Struct, frozen=True):
 
 class ReapRequest(Struct, frozen=True):
     ids: list[SandboxId]
+    ending: Literal["operator", "updated"] = "operator"
 
 
 def gateway_api(control: ControlPlane) -> Starlette:
@@ -151,7 +152,8 @@ def operator_api(operators: Operators) -> Starlette:
         return _only(prefix, operators.logs(prefix), PlainTextResponse)
 
     async def reap(request: Request) -> Response:
-        return _json(await operators.reap((await _body(request, ReapRequest)).ids))
+        asked = await _body(request, ReapRequest)
+        return _json(await operators.reap(asked.ids, Ending(asked.ending)))
 
     async def apps(request: Request) -> Response:
         return _json(operators.apps())

@@ -24,6 +24,7 @@ class AppLimits(Struct, frozen=True):
     max_lifetime_s: float = 43200.0
     start_timeout_s: float = 30.0
     interaction_timeout_s: float = 60.0
+    busy_max_s: float = 3600.0
     memory_bytes: int = 256 * MIB
     cpus: float = 1.0
     pids: int = 64

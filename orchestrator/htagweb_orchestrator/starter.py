@@ -13,7 +13,7 @@ from .address import DialFailed
 from .catalogue import Catalogue, PublishedApp
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
-from .harness import HarnessFailed, HarnessLink, Listener
+from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
 from .model import Step
 from .output import OutputFiles
 from .registry import Lease, Sandbox
@@ -21,6 +21,7 @@ from .rundir import RunDirectory
 from .sessions import Sessions
 
 T = TypeVar("T")
+SLOW_S = 2.0  # for the harness to say by itself, and where, that the first page takes too long
 SOCKETS_S = 10.0  # from the first process to both sockets: an interpreter start, however busy the machine
 
 
@@ -80,8 +81,10 @@ class Starter:
         """Boot it unless it is; return the deadline (loop time) of the whole start."""
         loop = asyncio.get_running_loop()
         if sandbox.link is not None:
+            self._waited(sandbox)
             return loop.time() + app.limits.start_timeout_s
         async with self._slots:  # booting only: an app that hangs while it loads must not keep others from starting
+            self._waited(sandbox)
             deadline = loop.time() + app.limits.start_timeout_s
             async with asyncio.timeout_at(deadline):
                 await self._boot(sandbox, on_step)
@@ -94,6 +97,9 @@ class Starter:
             yield
         except TimeoutError as error:
             said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
+            raise StartTimeout(said, error_id=sandbox.error_id) from error
+        except TooSlow as error:
+            said = f"{app.title} took longer than {app.limits.interaction_timeout_s:g} seconds over its first page."
             raise StartTimeout(said, error_id=sandbox.error_id) from error
         except (HarnessFailed, DialFailed) as error:
             await self._explain(sandbox, error)
@@ -157,6 +163,7 @@ class Starter:
             "env": {},
             "dev": self._dev,
             "interaction_timeout_s": app.limits.interaction_timeout_s,
+            "busy_max_s": app.limits.busy_max_s,
             "session_size": self._session_size,
         }
         async with self._timed(sandbox, "load"):
@@ -172,8 +179,17 @@ class Starter:
         # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.
         sandbox.lease = sandbox.lease.replace(state="claimed", claimed_s=now, last_activity_s=now)
         self.write_lease(sandbox)
+        claim = {"session": session, "query": query, "prefix": f"/{app.name}", "profile": None}
         async with self._timed(sandbox, "render"):
-            await link.claim({"session": session, "query": query, "prefix": f"/{app.name}", "profile": None})
+            # Not by `async with timeout`: the deadline of the whole start, if that comes first, is another error.
+            rendering = asyncio.ensure_future(link.claim(claim))
+            try:
+                await asyncio.wait({rendering}, timeout=app.limits.interaction_timeout_s + SLOW_S)
+                if not rendering.done():
+                    raise TooSlow("the first page took longer than an interaction may")
+                await rendering
+            finally:
+                rendering.cancel()
 
     def write_lease(self, sandbox: Sandbox) -> None:
         self._run.write_lease(sandbox.lease)
@@ -206,6 +222,10 @@ class Starter:
             except OrchestratorError as silent:  # what is known already must be kept in any case
                 said.append(str(silent))
         self._output.add(sandbox.id, "\n".join(said) + "\n")
+
+    def _waited(self, sandbox: Sandbox) -> None:
+        """Its turn has come. What a warm one has behind it took none of its visitor's time."""
+        sandbox.steps_ms = {"queue": round((self._now() - sandbox.lease.created_s) * 1000, 1)}
 
     @asynccontextmanager
     async def _timed(self, sandbox: Sandbox, step: str) -> AsyncIterator[None]:

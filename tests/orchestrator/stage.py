@@ -113,6 +113,11 @@ class Plane(ControlPlane):
     clock: Clock
     engine: FakeEngine
     operators: Operators
+    rounds = 0  # of the reaper
+
+    async def _tick(self) -> None:
+        await super()._tick()
+        self.rounds += 1
 
     async def until_ready(self, user: UserId, app: AppName, query: str = "") -> Route:
         """Lease, and wait for it as a visitor does."""

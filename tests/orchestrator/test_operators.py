@@ -80,7 +80,7 @@ async def test_inspect_shows_address_limits_and_the_steps_of_the_start(stage: St
     route = await plane.until_ready(ALICE, HELLO)
     (row,) = await plane.operators.inspect(route.sandbox[:12])
     assert row["address"] == f"{stage.run_directory.sockets(route.sandbox)}/app.sock"
-    assert set(row["steps"]) == {"create", "start", "load", "render"}
+    assert list(row["steps"]) == ["queue", "create", "start", "load", "render"]
     assert row["limits"].memory_bytes == 256 * 1024**2
 
 
