@@ -7,6 +7,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.attacks.defences import without
 from tests.attacks.stage import Stage
 from tests.engines.conftest import SOCKET
 
@@ -16,6 +17,23 @@ def client() -> Iterator[docker.APIClient]:
     client = docker.APIClient(base_url=f"unix://{SOCKET}", version="auto")
     yield client
     client.close()
+
+
+@pytest.fixture
+def internal_network(client: docker.APIClient) -> Iterator[str]:
+    """A network that leads nowhere."""
+    name = f"htagweb-attacks-{os.getpid()}"
+    client.create_network(name, internal=True)
+    yield name
+    client.remove_network(name)
+
+
+@pytest.fixture(autouse=True)
+def _with_one_defence_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ATTACKS_WITHOUT names it; see defences.py."""
+    if name := os.environ.get("ATTACKS_WITHOUT"):
+        network = request.getfixturevalue("internal_network") if name == "network none" else ""
+        without(name, monkeypatch, network)
 
 
 @pytest.fixture

@@ -1,0 +1,237 @@
+"""The defences, each of which can be switched off, to see that the attacks which it stops are then no longer stopped.
+
+    ATTACKS_WITHOUT=seal pytest tests/attacks
+
+`python -m tests.attacks.defences` does that for all of them and prints the table of docs/isolation.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from htagweb_gateway import exchange, front, headers, protocol, relay
+from htagweb_orchestrator import address
+from htagweb_orchestrator.admission import Admission
+from htagweb_orchestrator.engines.docker_options import Options, create_options
+from htagweb_orchestrator.model import SandboxId, UnixAddress
+from htagweb_orchestrator.rundir import RunDirectory, UidAllocator
+
+Off = Callable[[pytest.MonkeyPatch], None]
+ROOT = Path(__file__).parents[2]
+
+
+def options(change: Callable[[Options], object]) -> Off:
+    """Create sandboxes with other options; the comparison afterwards takes them for what was wanted."""
+
+    def off(patch: pytest.MonkeyPatch) -> None:
+        def changed(*args: Any, **values: Any) -> Options:
+            made = create_options(*args, **values)
+            change(made)
+            return made
+
+        patch.setattr("htagweb_orchestrator.engines.docker.create_options", changed)
+
+    return off
+
+
+def host(**values: Any) -> Off:
+    return options(lambda made: made["HostConfig"].update(values))
+
+
+def security_opt(unwanted: str, instead: str = "") -> Off:
+    def change(made: Options) -> None:
+        kept = [each for each in made["HostConfig"]["SecurityOpt"] if not each.startswith(unwanted)]
+        made["HostConfig"]["SecurityOpt"] = [*kept, instead] if instead else kept
+
+    return options(change)
+
+
+def rights(made: Options) -> None:
+    made["HostConfig"]["CapDrop"] = []
+
+
+def log_pipes(made: Options) -> None:
+    """The harness behind docker-init, with the engine's pipes in its hands."""
+    made["HostConfig"]["Init"] = True
+    made["Entrypoint"] = ["sh", "-c", 'exec python3 -I -S /opt/htagweb/harness "$@" 3>&1', "sh"]
+
+
+def files_without_limit(made: Options) -> None:
+    made["HostConfig"]["Tmpfs"] = {
+        folder: re.sub(r"size=\d+,nr_inodes=\d+", "size=1g", given)
+        for folder, given in made["HostConfig"]["Tmpfs"].items()
+    }
+    made["HostConfig"]["ShmSize"] = 1 << 30
+
+
+def no_seal(patch: pytest.MonkeyPatch) -> None:
+    def leave_open(self: RunDirectory, sandbox_id: SandboxId, uid: int) -> str:
+        return self.boot_log(sandbox_id)
+
+    patch.setattr(RunDirectory, "seal", leave_open)
+
+
+def naive_dial(patch: pytest.MonkeyPatch) -> None:
+    async def connect(to: UnixAddress, timeout_s: float) -> socket.socket:
+        unix = socket.socket(socket.AF_UNIX)
+        unix.setblocking(False)
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(unix, to.path), timeout_s)
+        except (OSError, TimeoutError) as error:
+            unix.close()
+            raise address.DialFailed(str(error)) from error
+        return unix
+
+    patch.setattr(address, "_dial_unix", connect)
+
+
+def one_uid_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(UidAllocator, "take", lambda self: 23456)
+
+
+def whole_run_directory(made: Options) -> None:
+    """Every sandbox gets the volume itself: what an old engine does when it is asked for a part of it."""
+    mount = made["HostConfig"]["Mounts"][0]
+    mount["Source"] = str(Path(mount["Source"]).parents[1])
+
+
+def headers_pass(patch: pytest.MonkeyPatch) -> None:
+    def untouched(given: Iterable[tuple[bytes, bytes]], forward: headers.Forward) -> headers.RawHeaders:
+        gone = (b"content-length", b"transfer-encoding", b"cookie")
+        kept = [pair for pair in given if pair[0] not in gone]
+        return [*kept, (b"cookie", headers._without_cookies(dict(given).get(b"cookie", b""), forward.cookie_names))]
+
+    for module in (headers, exchange):
+        patch.setattr(module, "request_headers", untouched)
+
+
+def cookies_pass(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(headers, "_without_cookies", lambda value, names: value)
+
+
+def answers_pass(patch: pytest.MonkeyPatch) -> None:
+    def untouched(given: Iterable[tuple[bytes, bytes]], forward: Any, *, status: int = 200) -> headers.RawHeaders:
+        return [pair for pair in given if pair[0] not in headers._HOP_BY_HOP]
+
+    for module in (headers, exchange):
+        patch.setattr(module, "response_headers", untouched)
+
+
+def any_origin(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(front, "check_origin", lambda origin, **how: None)
+
+
+def any_host(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(front, "host_allowed", lambda host, platform: True)
+
+
+def any_path(patch: pytest.MonkeyPatch) -> None:
+    """Routed by the decoded path, as frameworks do, and nothing refused."""
+    from urllib.parse import unquote
+
+    patch.setattr(front, "check_path", lambda path, query=b"": None)
+    original = front.parse_target
+
+    def parse(path: bytes) -> tuple[str | None, bytes]:
+        return original(
+            os.path.normpath(unquote(path.decode("latin-1"))).replace("//", "/").encode("latin-1", "replace")
+        )
+
+    patch.setattr(front, "parse_target", parse)
+
+
+def any_cookie(patch: pytest.MonkeyPatch) -> None:
+    """Whoever names a user is that user."""
+    from htagweb_gateway.identity import Identity
+    from htagweb_orchestrator.model import UserId
+
+    patch.setattr(
+        Identity,
+        "_verify",
+        lambda self, cookie: (UserId(cookie.decode().rsplit(".", 2)[0]), 0.0) if cookie else None,
+    )
+
+
+def any_message(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(relay, "_longer", lambda payload, size: False)
+    patch.setattr(protocol.FrontWebSocket, "limit", lambda self, size: None)
+    original = relay.Relay.__init__
+
+    def endless(self: Any, *args: Any, **values: Any) -> None:
+        original(self, *args, **{**values, "message_size": 1 << 30})
+
+    patch.setattr(relay.Relay, "__init__", endless)
+
+
+def any_number(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Admission, "admit", lambda self, user, now, **facts: None)
+
+
+DEFENCES: dict[str, Off] = {
+    "safe dial": naive_dial,
+    "seal": no_seal,
+    "a uid of its own": one_uid_for_all,
+    "a directory of its own": options(whole_run_directory),
+    "no capabilities": options(rights),
+    "no-new-privileges": security_opt("no-new-privileges"),
+    "seccomp": security_opt("seccomp", "seccomp=unconfined"),
+    "read-only root": host(ReadonlyRootfs=False),
+    "network none": host(NetworkMode="ATTACKS_NETWORK"),
+    "memory": host(Memory=0, MemorySwap=0),
+    "pids": host(PidsLimit=0),
+    "cpus": host(NanoCpus=0),
+    "open files": host(Ulimits=[]),
+    "small tmpfs": options(files_without_limit),
+    "no log pipes": options(log_pipes),
+    "request headers": headers_pass,
+    "our cookie stays here": cookies_pass,
+    "answers' headers": answers_pass,
+    "origin": any_origin,
+    "host": any_host,
+    "path rules": any_path,
+    "signed cookie": any_cookie,
+    "message size": any_message,
+    "cap per user": any_number,
+}
+
+
+def without(name: str, patch: pytest.MonkeyPatch, network: str) -> None:
+    if name == "network none":
+        host(NetworkMode=network)(patch)
+    else:
+        DEFENCES[name](patch)
+
+
+def main(names: list[str]) -> int:
+    for name in names or DEFENCES:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:randomly", "tests/attacks",
+             "--ignore=tests/attacks/test_drill.py"],
+            cwd=ROOT,
+            env={**os.environ, "ATTACKS_WITHOUT": name},
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+        red = sorted(
+            {
+                re.split(r"::|\[| - ", line)[1]
+                for line in done.stdout.splitlines()
+                if line.startswith(("FAILED", "ERROR"))
+            }
+        )
+        print(f"| {name} | {', '.join(f'`{test}`' for test in red) or '**none**'} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
