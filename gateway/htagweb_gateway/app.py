@@ -234,7 +234,14 @@ class Gateway:
                 return problem_of_route(card.name, route)
             forward = self._forward(edge, card.name, rest, scope["query_string"])
             meter = self.activity.meter(route.sandbox)
-            relay = relay_for(scope, route.address, forward, message_size=platform.message_size, on_data=meter.touch)
+            relay = relay_for(
+                scope,
+                route.address,
+                forward,
+                message_size=platform.message_size,
+                message_rate=platform.message_rate,
+                on_data=meter.touch,
+            )
             with self._open(user, route, relay):
                 await relay.run(scope, receive, send)
         except Unreachable:

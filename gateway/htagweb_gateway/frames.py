@@ -10,9 +10,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-FRAMES_PER_S = 1000.0  # of one visitor, in the long run
-FRAMES_AT_ONCE = 2000
-
 GOING_AWAY, PROTOCOL_ERROR, POLICY, TOO_BIG, BAD_GATEWAY = 1001, 1002, 1008, 1009, 1014
 REASON_BYTES = 123
 PING = b"\x89\x00"
@@ -33,20 +30,19 @@ class Violation(NamedTuple):
 
 
 class Rate:
-    """So many in the long run, and so many at once."""
+    """So many a second in the long run, and twice as many at once."""
 
     __slots__ = ("_clock", "_depth_s", "_full_at", "_step_s")
 
     def __init__(
         self,
-        per_s: float = FRAMES_PER_S,
-        at_once: int = FRAMES_AT_ONCE,
+        per_s: float,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._step_s = 1 / per_s
-        self._depth_s = (at_once + 0.5) / per_s
+        self._depth_s = 2 + 0.5 / per_s
         self._full_at = clock()  # when all that was spent will have come back
 
     def spend(self) -> bool:

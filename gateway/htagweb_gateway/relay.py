@@ -48,8 +48,8 @@ class End(NamedTuple):
 
 class Relay:
     """`message_size` is the longest message in bytes, either way; one that is longer ends both sides with 1009.
-
-    `on_data` is called for each data message of the browser.
+    `message_rate` is how many messages a second a browser may send in the long run, twice as many at once; more end
+    both sides with 1008. `on_data` is called for each data message of the browser.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Relay:
         forward: Forward,
         *,
         message_size: int,
+        message_rate: float,
         on_data: Callable[[], None],
         connect_timeout_s: float = 5.0,
         head_timeout_s: float = 10.0,
@@ -65,6 +66,7 @@ class Relay:
         self._address = address
         self._forward = forward
         self._message_size = message_size
+        self._message_rate = message_rate
         self._on_data = on_data
         self._connect_timeout_s = connect_timeout_s
         self._head_timeout_s = head_timeout_s
@@ -162,7 +164,7 @@ class Relay:
         return connection
 
     async def _from_browser(self, receive: Receive, sandbox: ClientConnection) -> None:
-        end, rate = End(1011, ""), Rate()
+        end, rate = End(1011, ""), Rate(self._message_rate)
         try:
             while True:
                 message = await receive()
@@ -238,8 +240,14 @@ Carrier = Relay | Tunnel
 
 
 def relay_for(
-    scope: Message, address: Address, forward: Forward, *, message_size: int, on_data: Callable[[], None]
+    scope: Message,
+    address: Address,
+    forward: Forward,
+    *,
+    message_size: int,
+    message_rate: float,
+    on_data: Callable[[], None],
 ) -> Carrier:
     """The best that the server of this scope allows."""
     carrier = Tunnel if "htagweb.door" in scope else Relay
-    return carrier(address, forward, message_size=message_size, on_data=on_data)
+    return carrier(address, forward, message_size=message_size, message_rate=message_rate, on_data=on_data)

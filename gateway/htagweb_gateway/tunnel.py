@@ -38,8 +38,8 @@ class Door(splice.Door, Protocol):
 
 class Tunnel:
     """`message_size` is the longest message in bytes as sent, either way; a longer one ends both sides with 1009.
-
-    `on_data` is called for each data frame of the browser.
+    `message_rate` is how many frames a second a browser may send in the long run, twice as many at once; more end both
+    sides with 1008. `on_data` is called for each data frame of the browser.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Tunnel:
         forward: Forward,
         *,
         message_size: int,
+        message_rate: float,
         on_data: Callable[[], None],
         connect_timeout_s: float = 5.0,
         head_timeout_s: float = 10.0,
@@ -55,6 +56,7 @@ class Tunnel:
         self._address = address
         self._forward = forward
         self._message_size = message_size
+        self._message_rate = message_rate
         self._on_data = on_data
         self._connect_timeout_s = connect_timeout_s
         self._head_timeout_s = head_timeout_s
@@ -109,7 +111,7 @@ class Tunnel:
                     masked=True,
                     message_size=self._message_size,
                     extended=extended,
-                    rate=Rate(),
+                    rate=Rate(self._message_rate),
                     on_data=self._on_data,
                 ),
                 sandbox=Frames(masked=False, message_size=self._message_size, extended=extended),

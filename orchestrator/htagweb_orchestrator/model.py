@@ -126,6 +126,7 @@ class Platform(Struct, frozen=True):
     dev: bool = False
     home: str = ""  # the app served at "/", "" for the catalogue
     message_size: int = 16 * 1024 * 1024  # bytes of one WebSocket message
+    message_rate: int = 1000  # WebSocket frames a second of one browser's socket in the long run; twice that at once
     sockets_per_user: int = 16
     warnings: tuple[str, ...] = ()  # promises that this engine does not keep, shown on every platform page
 

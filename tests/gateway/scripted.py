@@ -185,10 +185,13 @@ def answering(data: bytes) -> Script:
 class Front:
     """The part of the gateway that decides, reduced to: everything goes to one sandbox, as app "app"."""
 
-    def __init__(self, address: UnixAddress, *, message_size: int = 1 << 24, **options: Any) -> None:
+    def __init__(
+        self, address: UnixAddress, *, message_size: int = 1 << 24, message_rate: float = 1000, **options: Any
+    ) -> None:
         self.address = address
         self.upstream = Upstream(address, **options)
         self.message_size = message_size
+        self.message_rate = message_rate
         self.relays: list[Carrier] = []
         self.faults: list[UpstreamError] = []
         self.uploads = self.messages = 0
@@ -218,7 +221,14 @@ class Front:
         )
         try:
             if scope["type"] == "websocket":
-                relay = relay_for(scope, self.address, forward, message_size=self.message_size, on_data=self._message)
+                relay = relay_for(
+                    scope,
+                    self.address,
+                    forward,
+                    message_size=self.message_size,
+                    message_rate=self.message_rate,
+                    on_data=self._message,
+                )
                 self.relays.append(relay)
                 await relay.run(scope, receive, send)
             else:
