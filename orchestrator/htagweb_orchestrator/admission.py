@@ -65,10 +65,10 @@ class Admission:
     def measured(self, app: AppName, memory_bytes: int) -> None:
         self._used.setdefault(app, deque(maxlen=50)).append(memory_bytes)
 
-    def room_to_spare(self) -> bool:
-        """Is the machine not short of memory?"""
+    def room_to_spare(self, more: int = 0) -> bool:
+        """Is the machine not short of memory, and wouldn't it be with so many sandboxes `more`?"""
         total, available = self._memory()
-        return available >= _low(total)
+        return available - more * UNKNOWN_USE >= _low(total)
 
     def _count(self, user: UserId, now: float) -> None:
         if len(self._recent) > 10_000:  # forget those who have been quiet, so that visitors can't fill this table

@@ -65,7 +65,7 @@ class WarmPool:
     """`least` blanks are kept of each kind in use, up to `most` while many are taken; `most` bounds loaded ones, too.
 
     `lease` makes the lease of a sandbox without a user, with a new id and uid. `room` says whether the machine has
-    memory to spare: the pool gives way first.
+    memory to spare for so many more: the pool gives way first.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class WarmPool:
         endings: Endings,
         catalogue: Catalogue,
         lease: Callable[[PublishedApp], Lease],
-        room: Callable[[], bool],
+        room: Callable[[int], bool],
         now: Callable[[], float],
     ) -> None:
         self._least = least
@@ -134,7 +134,7 @@ class WarmPool:
     def round(self) -> None:
         """End what isn't wanted, start what is missing; starts run on as tasks of the pool."""
         blanks, loaded = self._wanted()
-        if not self._room():
+        if not self._room(0):
             blanks, loaded = {}, {}
         self._end_surplus(blanks, loaded)
         if any(sandbox.state is State.STARTING and sandbox.lease.user for sandbox in self._registry):
@@ -142,6 +142,8 @@ class WarmPool:
         for missing in self._missing(blanks, loaded):
             if len(self._boots) >= (os.cpu_count() or 1):
                 break
+            if not self._room(len(self._boots) + 1):
+                break  # else it would end again at once what it starts, for ever
             self._begin(missing)
 
     def _wanted(self) -> tuple[dict[Kind, int], dict[AppName, PublishedApp]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from htagweb_orchestrator.admission import GIB
+from htagweb_orchestrator.admission import GIB, UNKNOWN_USE
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
 from htagweb_orchestrator.pool import RELOAD_S
 from tests.orchestrator.harness import Frame, Harness
@@ -84,6 +84,18 @@ async def test_the_pool_gives_way_when_memory_is_short(stage: Stage) -> None:
     stage.free_bytes = 2 * GIB - 1
     await eventually(lambda: not warm(plane))
     await eventually(lambda: not stage.machine.containers)
+
+
+async def test_nothing_is_started_that_would_have_to_give_way_at_once(stage: Stage) -> None:
+    plane = await filled(stage)
+    stage.free_bytes = 2 * GIB + UNKNOWN_USE - 1
+    for sandbox in warm(plane):
+        stage.machine.die(sandbox, 1)
+    before = plane.engine.calls["start"]
+    await plane.until_ready(ALICE, HELLO)
+    await plane.reaped(1)
+    assert plane.engine.calls["start"] == before + 2  # for those two who came
+    assert not warm(plane)
 
 
 async def test_an_app_that_fails_to_load_is_not_tried_again_and_again(stage: Stage) -> None:
