@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from htagweb_orchestrator.model import SandboxId, Seen
+
+from .navigation import navigation
 
 
 class Meter:
@@ -56,5 +57,5 @@ class Activity:
 
 # What counts: a page load or an upload, here; data frames of a browser, in the relay. Not counted: polls, images, event
 # streams that reconnect by themselves, pings, and whatever the app sends.
-def is_activity(scope: dict[str, Any], is_navigation: Callable[[dict[str, Any]], bool]) -> bool:
-    return scope["method"] not in ("GET", "HEAD", "OPTIONS") or is_navigation(scope)
+def is_activity(scope: dict[str, Any]) -> bool:
+    return scope["method"] not in ("GET", "HEAD", "OPTIONS") or navigation(scope)

@@ -20,8 +20,9 @@ from .activity import Activity, is_activity
 from .edge import Edge, Edges
 from .headers import Forward
 from .identity import COOKIE_NAMES, Identity
+from .navigation import navigation
 from .pages import Pages
-from .platform import PlatformSite, navigation
+from .platform import PlatformSite
 from .problems import problem, problem_of_error, problem_of_route
 from .relay import Carrier, relay_for
 from .routes import RouteTable
@@ -157,7 +158,7 @@ class Gateway:
     ) -> bool:
         """True once the exchange is over; False if nobody could be reached, and nothing was sent or read."""
         meter = self.activity.meter(route.sandbox)
-        if is_activity(scope, navigation):
+        if is_activity(scope):
             meter.touch()
         try:
             await self._upstream(route, card).http(scope, receive, send, forward, on_upload=meter.touch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
@@ -17,6 +16,7 @@ from . import front
 from .edge import Edge
 from .endings import ending_words, line_words
 from .identity import DAY_S, Visitor
+from .navigation import navigation
 from .problems import local, problem
 
 if TYPE_CHECKING:
@@ -25,24 +25,6 @@ if TYPE_CHECKING:
 MAX_FORM = 16 * 1024
 START_PATIENCE_S = 0.8
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-def navigation(scope: Mapping[str, Any]) -> bool:
-    """Is this a person opening a page? A GET that literally accepts HTML, is no prefetch, and is a navigation where the
-    browser says what it is (it doesn't over plain http to a name other than localhost)."""
-    if scope.get("method") != "GET":
-        return False
-    accepts = False
-    for name, value in scope["headers"]:
-        if name == b"accept":
-            accepts = b"text/html" in value.lower()
-        elif name == b"sec-fetch-mode":
-            if value != b"navigate":
-                return False
-        elif name in (b"sec-purpose", b"purpose", b"x-moz"):
-            if b"prefetch" in value.lower() or b"preview" in value.lower():
-                return False
-    return accepts
 
 
 class PlatformSite:
