@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htagweb_orchestrator.configuration import key_lines
-from htagweb_orchestrator.keys import APP_KEYS, DEFAULTS_IN_WORDS, KEYS, LIMIT_KEYS, PLUMBING
+from htagweb_orchestrator.keys import APP_KEYS, APP_LIMIT_KEYS, DEFAULTS_IN_WORDS, KEYS, LIMIT_KEYS, PLUMBING
 from htagweb_orchestrator.quantities import duration_s, show_duration, show_size, size_bytes
 from htagweb_orchestrator.settings import AppLimits, AppSettings, ConfigError, Settings
 
@@ -191,9 +191,37 @@ def test_a_whole_size_is_shown_as_it_is_written(unit: int, count: int) -> None:
     assert size_bytes(show_size(unit * count)) == unit * count
 
 
+def test_a_runtime_and_a_network_may_be_one_apps_own(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[apps.a]\nruntime = "runsc"\nnetwork = "apps-out"\n[apps.b]\npids = 100')
+    assert (settings.limits("a").runtime, settings.limits("a").pids) == ("runsc", 256)
+    assert settings.limits("a").network == "apps-out"
+    assert (settings.limits("b").runtime, settings.limits("b").pids, settings.limits("b").network) == ("runc", 100, "")
+    assert problems(tmp_path, '[apps.a]\nruntime = "runsc"\npids = 99') == (
+        "htagweb.toml:3: apps.a.pids: expected at least 256 with runtime runsc, got 99",
+    )
+
+
+@pytest.mark.parametrize("name", ["host", "none", "bridge", "container:x", ""])
+def test_the_engines_own_networks_are_given_to_nobody(tmp_path: Path, name: str) -> None:
+    (problem,) = problems(tmp_path, f'[apps.a]\nnetwork = "{name}"')
+    assert problem.startswith("htagweb.toml:2: apps.a.network: expected the name of a network of your own")
+
+
+def test_a_network_for_all_apps_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, 'network = "out"') == (
+        "htagweb.toml:1: network: belongs to one app: into a table [apps.<name>]",
+    )
+
+
+def test_a_promise_to_do_without_must_be_one(tmp_path: Path) -> None:
+    assert load(tmp_path, 'accept_weak = ["memory", "pids"]').accept_weak == ("memory", "pids")
+    (problem,) = problems(tmp_path, 'accept_weak = ["everything"]')
+    assert "expected a list of: uid, capabilities" in problem
+
+
 def test_each_field_has_a_name_for_operators_and_each_name_a_field() -> None:
-    assert {*KEYS, *PLUMBING, "apps"} == set(Settings.__struct_fields__)
-    assert {*LIMIT_KEYS, "runtime"} == set(AppLimits.__struct_fields__)
+    assert {*KEYS, *PLUMBING, *APP_LIMIT_KEYS, "apps"} == set(Settings.__struct_fields__)
+    assert {*LIMIT_KEYS, *APP_LIMIT_KEYS} == set(AppLimits.__struct_fields__)
     assert {*APP_KEYS, "overrides"} == set(AppSettings.__struct_fields__)
 
 
@@ -204,7 +232,7 @@ def test_the_shipped_file_names_each_key_with_its_default(tmp_path: Path) -> Non
     assert load(tmp_path, common) == Settings()
     assert list(tomllib.loads(common)) == [key.name for key in KEYS.values()]
     assert set(load(tmp_path, f"[apps.{one_app}").apps) == {"counter"}
-    assert set(tomllib.loads(f"[{one_app}")["counter"]) >= set(APP_KEYS)
+    assert set(tomllib.loads(f"[{one_app}")["counter"]) >= {*APP_KEYS, *APP_LIMIT_KEYS}
 
 
 def test_the_documentation_has_each_key_with_its_default() -> None:
@@ -216,5 +244,5 @@ def test_the_documentation_has_each_key_with_its_default() -> None:
     for field, key in PLUMBING.items():
         value = key.kind.show(getattr(Settings(), field))
         assert f"`{key.env}` | {f'`{value}`' if value else 'none'} | {key.meaning}" in rows
-    for key in APP_KEYS.values():
+    for key in (APP_KEYS | APP_LIMIT_KEYS).values():
         assert any(row.startswith(f"`{key.name}` |") and row.endswith(key.meaning) for row in rows)

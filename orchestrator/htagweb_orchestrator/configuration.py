@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .keys import APP_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
+from .keys import APP_KEYS, APP_LIMIT_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
 from .kinds import DNS_LABEL, Unexpected
 
 DEFAULT_FILE = Path("/etc/htagweb/htagweb.toml")
@@ -52,9 +52,7 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
     except ConfigError as error:
         reader.problems += error.problems
     values.setdefault("dev", _is_loopback(values.get("published_on", "")))
-    if values.get("runtime") == "runsc":
-        values.setdefault("pids", RUNSC_PIDS)
-        reader.check_pids(values)
+    reader.settle_pids(values)
     if reader.problems:
         raise ConfigError(reader.problems)
     return values
@@ -105,13 +103,25 @@ class _Reader:
         else:
             values["apps"] = {name: self._app(name, table) for name, table in apps.items()}
 
-    def check_pids(self, values: dict[str, Any]) -> None:
-        chosen = {self._source.get("pids", ""): values["pids"]}
-        for name, app in values.get("apps", {}).items():
-            chosen[self._where(("apps", name, "pids"))] = app["overrides"].get("pids", RUNSC_PIDS)
-        for where, count in chosen.items():
-            if count < RUNSC_PIDS:
-                self.problems.append(f"{where}: expected at least {RUNSC_PIDS} with runtime runsc, got {count}")
+    def settle_pids(self, values: dict[str, Any]) -> None:
+        """Where the runtime is runsc, the default is another one, and fewer are refused."""
+        apps = values.get("apps", {})
+        runtime = values.get("runtime")
+        if runtime == "runsc":
+            values.setdefault("pids", RUNSC_PIDS)
+            self._enough_pids(self._source.get("pids", ""), values["pids"])
+        for name, app in apps.items():
+            chosen = app["overrides"]
+            if chosen.get("runtime", runtime) != "runsc":
+                continue
+            if "pids" in chosen:
+                self._enough_pids(self._where(("apps", name, "pids")), chosen["pids"])
+            elif values.get("pids", 0) < RUNSC_PIDS:
+                chosen["pids"] = RUNSC_PIDS
+
+    def _enough_pids(self, where: str, count: int) -> None:
+        if count < RUNSC_PIDS:
+            self.problems.append(f"{where}: expected at least {RUNSC_PIDS} with runtime runsc, got {count}")
 
     def _app(self, name: str, table: object) -> dict[str, Any]:
         if not DNS_LABEL.fullmatch(name):
@@ -119,7 +129,7 @@ class _Reader:
         if not isinstance(table, dict):
             self._problem(("apps", name), f"expected a table [apps.{name}]")
             table = {}
-        fields = {key.name: (field, key) for field, key in (APP_KEYS | LIMIT_KEYS).items()}
+        fields = {key.name: (field, key) for field, key in (APP_KEYS | LIMIT_KEYS | APP_LIMIT_KEYS).items()}
         values: dict[str, Any] = {}
         for word, raw in table.items():
             path = ("apps", name, word)
@@ -141,7 +151,7 @@ class _Reader:
         word, in_app = path[-1], len(path) > 1
         if in_app and word in {key.name for key in KEYS.values()}:
             self._problem(path, "holds for all apps: it can't be set for one")
-        elif not in_app and word in APP_KEYS:
+        elif not in_app and word in APP_KEYS | APP_LIMIT_KEYS:
             self._problem(path, "belongs to one app: into a table [apps.<name>]")
         elif word in PLUMBING:
             self._problem(path, f"is for the environment only: {PLUMBING[word].env}")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .kinds import DIRECTORY, FLAG, NETWORKS, PUBLIC_URL, Kind, cores, count, duration, size, text
+from .kinds import DIRECTORY, FLAG, NETWORKS, PUBLIC_URL, Kind, cores, count, duration, size, text, words
+from .promises import PROMISES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Key:
 _TIMEOUT = duration("1s", "1h")
 _LIFE = duration("1s", "365d")
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits and . _ -")
+# The engine's own networks are left out: they would be the host's, or another container's.
+_NETWORK = text(r"(?!(host|none|bridge|default)$)[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a network of your own")
 _IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class")
@@ -40,6 +43,12 @@ LIMIT_KEYS = {
     "pids": Key("pids", count(16, 32768), "processes and threads of a sandbox"),
     "tmp_bytes": Key("tmp", size("1m", "64g"), "room in a sandbox's /tmp"),
     "app_bytes": Key("app_size", size("64k", "16m"), "size of an app, all its files together"),
+    "runtime": Key("runtime", _NAME, "the engine's runtime for sandboxes, such as runsc"),
+}
+
+# Field of AppLimits -> key, in [apps.<name>] only: nobody should open the network to every app at once.
+APP_LIMIT_KEYS = {
+    "network": Key("network", _NETWORK, "the engine's network that its sandboxes join"),
 }
 
 # Field of AppSettings -> key, in [apps.<name>] only.
@@ -67,7 +76,7 @@ KEYS = LIMIT_KEYS | {
     "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),
     "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),
     "dev": Key("dev", FLAG, "show tracebacks in pages"),
-    "runtime": Key("runtime", _NAME, "the engine's runtime for sandboxes, such as runsc"),
+    "accept_weak": Key("accept_weak", words(*PROMISES), "promises of the wall that this engine may break; see doctor"),
 }
 
 # Field of Settings -> variable without a twin in the file.

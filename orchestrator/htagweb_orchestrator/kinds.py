@@ -91,6 +91,19 @@ def _read_networks(raw: object) -> tuple[str, ...]:
     return tuple(items)
 
 
+def words(*known: str) -> Kind:
+    """Some of these words."""
+    expected = f"expected a list of: {', '.join(known)}"
+
+    def read(raw: object) -> tuple[str, ...]:
+        items = raw.replace(",", " ").split() if isinstance(raw, str) else raw
+        if not isinstance(items, list) or any(item not in known for item in items):
+            raise Unexpected(expected)
+        return tuple(dict.fromkeys(items))
+
+    return Kind(read, lambda value: "[]" if not value else str(value))
+
+
 def _read_public_url(raw: object) -> str:
     expected = "expected an address such as https://apps.example.org, without a path"
     if raw == "":

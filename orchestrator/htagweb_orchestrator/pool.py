@@ -23,6 +23,7 @@ from .starter import Starter
 
 log = logging.getLogger(__name__)
 
+ROUND_S = 1.0  # how often it looks at least
 IN_USE_S = 3600.0  # an app counts as in use for so long after somebody opened it
 DEMAND_S = 30.0  # as many blanks are kept as were taken within this time
 BACK_OFF_S, BACK_OFF_MOST_S = 1.0, 60.0  # between starts of a kind that fail
@@ -40,6 +41,7 @@ class Kind(NamedTuple):
     tmp_bytes: int
     app_bytes: int
     runtime: str
+    network: str
 
     @classmethod
     def of(cls, made: PublishedApp | Lease) -> Kind:
@@ -53,6 +55,7 @@ class Kind(NamedTuple):
             limits.tmp_bytes,
             limits.app_bytes,
             limits.runtime,
+            limits.network,
         )
 
 
@@ -126,7 +129,7 @@ class WarmPool:
                 log.exception("a round of the warm pool failed")
             self._wake.clear()
             try:
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(ROUND_S):
                     await self._wake.wait()
             except TimeoutError:
                 pass

@@ -31,6 +31,7 @@ class AppLimits(Struct, frozen=True):
     tmp_bytes: int = 32 * MIB
     app_bytes: int = 16 * MIB
     runtime: str = "runc"
+    network: str = ""
 
 
 class AppSettings(Struct, frozen=True):
@@ -58,6 +59,7 @@ class Settings(AppLimits, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     home: str = ""
     dev: bool = False
+    accept_weak: tuple[str, ...] = ()
     apps: Mapping[str, AppSettings] = {}
 
     # Plumbing: what compose and the images agree about, in the environment only.
@@ -87,6 +89,10 @@ class Settings(AppLimits, frozen=True):
         """The limits of one app: its own values over the defaults."""
         values = {field: getattr(self, field) for field in AppLimits.__struct_fields__}
         return AppLimits(**(values | dict(self.app(name).overrides)))
+
+    def all_limits(self) -> list[AppLimits]:
+        """The defaults, and those of each app that the configuration names."""
+        return [self.limits(name) for name in ("", *self.apps)]
 
     def platform(self, warnings: tuple[str, ...] = ()) -> Platform:
         """What the gateway needs of all this."""

@@ -119,6 +119,7 @@ class Starter:
             tmp_bytes=limits.tmp_bytes,
             app_bytes=limits.app_bytes,
             runtime=limits.runtime,
+            network=limits.network,
         )
 
     async def _boot(self, sandbox: Sandbox, on_step: Callable[[Sandbox, Step], None]) -> None:
