@@ -9,6 +9,7 @@ import pytest
 from htagweb_orchestrator.errors import AppNotFound
 from htagweb_orchestrator.model import AppName, UserId
 from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
+from tests.engines.test_seccomp import CALLS
 
 pytestmark = pytest.mark.docker
 
@@ -92,6 +93,22 @@ async def test_05_no_process_in_there_holds_a_secret(stage: Stage) -> None:
         answer = sorted(found)
         """)
     assert set(names) - {"LC_CTYPE"} == {"HOME", "HOSTNAME", "LANG", "PATH", "PWD", "TMPDIR"}
+
+
+async def test_06_calls_that_attack_the_kernel_are_refused(stage: Stage) -> None:
+    """The same list as before any app is loaded: a filter outlives whatever the process becomes."""
+    visitor = await stage.console()
+    errors = await visitor.run(f"""
+        libc = ctypes.CDLL(None, use_errno=True)
+        answer = {{}}
+        for name, number in {CALLS}[os.uname().machine].items():
+            ctypes.set_errno(0)
+            done = libc.syscall(number, 0, 0, 0, 0, 0, 0)
+            answer[name] = errno.errorcode[ctypes.get_errno()] if done == -1 else done
+        for family in (16, 17, 38, 40, 44):
+            answer[f"family {{family}}"] = refused(lambda: socket.socket(family, socket.SOCK_SEQPACKET).close())
+        """)
+    assert {name: error for name, error in errors.items() if error not in ("EPERM", "ENOSYS")} == {}
 
 
 def _expected(limits: Any) -> dict[str, Any]:
