@@ -22,6 +22,7 @@ from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
 
 HEAD_S = 10.0  # from the connection, or from the first byte of a later request
 REST_S = 10.0  # for the rest of a body that nobody waits for any more
+LAST_CALL_S = 1.0  # for a request that crosses our shutdown on a kept-alive connection
 STALLED_S = 60  # for a visitor to take any byte of what was sent, or to show any sign of life
 PIPELINED = 16
 TCP_ESTABLISHED = 1  # linux/tcp_states.h
@@ -38,6 +39,7 @@ class FrontProtocol(HttpToolsProtocol):
     head_s = HEAD_S
     rest_s = REST_S
     stalled_s = STALLED_S
+    last_call_s = LAST_CALL_S
 
     def __init__(
         self,
@@ -49,10 +51,12 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_open = True  # between requests, too
         self._body_open = False
+        self._draining = False
         self._fed = 0  # bytes since the last head ended, if none has ended since
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
+        self._last_call: asyncio.TimerHandle | None = None
 
     # What asyncio calls
 
@@ -63,6 +67,8 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timers()
+        if self._last_call is not None:
+            self._last_call.cancel()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -81,6 +87,9 @@ class FrontProtocol(HttpToolsProtocol):
             self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
+            if self._draining and self._busy():
+                self.flow.pause_reading()  # what comes behind the last request isn't for us any more
+                return
             self._refuse(cause.refusal if isinstance(cause, Refused) else Refusal(400, "this is no HTTP request"))
         else:
             if self._head_open:
@@ -114,6 +123,8 @@ class FrontProtocol(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._draining:
+            raise Refused(Refusal(503, "the server is going down, try again in a moment"))
         upgrade = self.parser.should_upgrade()
         websocket = upgrade and self._should_upgrade()
         version = self.parser.get_http_version()
@@ -146,6 +157,17 @@ class FrontProtocol(HttpToolsProtocol):
 
     # What uvicorn calls
 
+    def shutdown(self) -> None:
+        """Finish the request that runs. Who kept the connection for a next one is told so if it comes, then closed.
+
+        To close at once would leave a request that is under way just now without any answer.
+        """
+        self._draining = True
+        if self._busy():
+            self.cycle.keep_alive = False
+        else:
+            self._last_call = self.loop.call_later(self.last_call_s, self.transport.close)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._body_open and self.cycle.response_complete and not self.transport.is_closing():
@@ -162,6 +184,9 @@ class FrontProtocol(HttpToolsProtocol):
     def gone(self) -> bool:
         """Whether the visitor has left. Asked of the kernel: while we don't read, nobody else tells."""
         return _left(self.transport)
+
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _disconnect(self) -> None:
         """Tell the application now what `connection_lost` would tell it a moment later, so that nothing is logged."""
@@ -182,7 +207,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._busy():
             self._await_head()  # half a pipelined request waits behind an answer
         else:
             self.transport.close()
@@ -243,8 +268,12 @@ class FrontWebSocket(WebSocketsSansIOProtocol):
     def shutdown(self) -> None:
         if self._close is not None:
             self._close(GOING_AWAY)
-        else:
+        elif self.handshake_complete:
             super().shutdown()
+        else:
+            self.conn.send_response(self.conn.reject(503, "the server is going down, try again in a moment\n"))
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
     # What a tunnel calls (`tunnel.Door`)
 
