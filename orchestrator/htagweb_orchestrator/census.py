@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 
 from .endings import Endings
@@ -32,8 +32,10 @@ class Census:
         starter: Starter,
         boot_id: str,
         on_adopted: Callable[[Sandbox], None],
+        spared: Collection[SandboxId],
         now: Callable[[], float],
     ) -> None:
+        """`spared` are nobody's, and are to be left alone: the canaries of a self-test under way."""
         self._engine = engine
         self._run = run
         self._registry = registry
@@ -42,6 +44,7 @@ class Census:
         self._starter = starter
         self._boot_id = boot_id
         self._on_adopted = on_adopted
+        self._spared = spared
         self._now = now
 
     async def follow(self) -> None:
@@ -68,10 +71,11 @@ class Census:
         ready = [each for each in self._registry if each.state in (State.READY, State.WARM)]
         found = {each.sandbox_id: each for each in await self._engine.list_managed()}
         directories = set(self._run.ids())
-        foreign: list[SandboxId] = []
-        for each in found.values():
-            if self._registry.get(each.sandbox_id) is None and not (adopt and self._adopt(each)):
-                foreign.append(each.sandbox_id)
+        if adopt:
+            for each in found.values():
+                self._adopt(each)
+            self._explain(directories, found)
+        foreign = [each for each in found if self._registry.get(each) is None and each not in self._spared]
         await asyncio.gather(*map(self._remove, foreign))
         for sandbox in ready:  # of those that came after the list was made, it says nothing
             if sandbox.ending is not None:
@@ -88,7 +92,7 @@ class Census:
             elif sandbox.id not in directories:
                 self._endings.end(sandbox, Ending.LOST, "its run directory is gone")
         for left in directories:
-            if self._registry.get(left) is None and left not in foreign:
+            if self._registry.get(left) is None and left not in foreign and left not in self._spared:
                 self._run.remove(left)
 
     async def _remove(self, foreign: SandboxId) -> None:
@@ -101,8 +105,8 @@ class Census:
         else:
             log.info("foreign sandbox removed", extra={"sandbox": foreign})
 
-    def _adopt(self, found: Found) -> bool:
-        """Take over a sandbox that ran under an earlier orchestrator; False if it has no lease that still holds."""
+    def _adopt(self, found: Found) -> None:
+        """Take over a sandbox that ran under an earlier orchestrator, if it has a lease that still holds."""
         lease = self._run.read_lease(found.sandbox_id, Lease)
         if (
             not found.running
@@ -112,7 +116,7 @@ class Census:
             or (lease.sandbox, lease.uid) != (found.sandbox_id, found.uid)
             or self._registry.live((lease.user, lease.app)) is not None
         ):
-            return False
+            return
         sandbox = Sandbox(
             lease, state=State.READY, step=Step.READY, steps_ms=dict(lease.steps_ms), written_s=self._now()
         )
@@ -123,4 +127,27 @@ class Census:
         self._registry.add(sandbox)
         self._on_adopted(sandbox)
         log.info("sandbox adopted", extra={"sandbox": sandbox.id, "app": lease.app})
-        return True
+
+    def _explain(self, directories: Iterable[SandboxId], found: Mapping[SandboxId, Found]) -> None:
+        """End those that had a user and ended while no orchestrator was there to see it: each visitor hears why."""
+        unknown = [each for each in directories if self._registry.get(each) is None]
+        leases = [lease for each in unknown if (lease := self._run.read_lease(each, Lease)) is not None]
+        for lease in sorted(leases, key=lambda lease: lease.claimed_s):
+            ended = found.get(lease.sandbox)
+            if lease.state != "claimed" or self._registry.live((lease.user, lease.app)) is not None:
+                continue
+            if ended is not None and (ended.running or ended.uid != lease.uid) and lease.boot_id == self._boot_id:
+                continue  # what runs without a lease that holds is nobody's
+            sandbox = Sandbox(lease, state=State.READY, step=Step.READY, steps_ms=dict(lease.steps_ms))
+            self._uids.reserve(lease.uid)
+            self._registry.add(sandbox)
+            if lease.boot_id != self._boot_id:
+                self._endings.end(sandbox, Ending.LOST, "the machine was restarted", polite=False)
+            elif ended is None or not (
+                ended.exit_code or ended.out_of_memory
+            ):  # an orphan ends itself with code 0, too
+                self._endings.end(sandbox, Ending.LOST, "it ended while the server was restarted", polite=False)
+            else:
+                self._endings.died(
+                    Died(sandbox_id=sandbox.id, exit_code=ended.exit_code, out_of_memory=ended.out_of_memory)
+                )

@@ -191,3 +191,47 @@ async def test_the_lease_on_disk_is_all_that_is_needed(stage: Stage, plane: Plan
     lease = stage.run_directory.read_lease(route.sandbox, Lease)
     assert lease is not None
     assert (lease.state, lease.user, lease.app, lease.claimed_s) == ("claimed", ALICE, HELLO, stage.clock())
+
+
+@pytest.mark.parametrize(
+    ("how", "ending", "detail"),
+    [
+        ({"code": 1}, Ending.CRASHED, "exit code 1"),
+        ({"code": 137, "out_of_memory": True}, Ending.MEMORY, "it needed more memory than it may have"),
+        ({"code": 0}, Ending.LOST, "it ended while the server was restarted"),
+    ],
+)
+async def test_what_ended_while_no_orchestrator_was_there_is_explained(
+    stage: Stage, how: dict[str, int], ending: Ending, detail: str
+) -> None:
+    old = stage.left_behind()
+    stage.machine.die(old.sandbox, **how)
+    plane = await stage.open()
+    route = await plane.until_ended(ALICE, HELLO)
+    assert (route.sandbox, route.ending, route.detail) == (old.sandbox, ending, detail)
+    await eventually(lambda: stage.nothing_left_of(old.sandbox))
+
+
+async def test_what_was_removed_while_no_orchestrator_was_there_is_explained(stage: Stage) -> None:
+    old = stage.left_behind()
+    stage.machine.remove(old.sandbox)
+    plane = await stage.open()
+    assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.LOST
+    await eventually(lambda: stage.nothing_left_of(old.sandbox))
+
+
+async def test_after_a_restart_of_the_machine_each_visitor_hears_of_it(stage: Stage) -> None:
+    old = stage.left_behind(boot_id="another boot")
+    stage.machine.die(old.sandbox, 255)
+    plane = await stage.open()
+    assert (await plane.until_ended(ALICE, HELLO)).detail == "the machine was restarted"
+    await eventually(lambda: stage.nothing_left_of(old.sandbox))
+
+
+async def test_the_end_of_an_earlier_sandbox_does_not_hide_the_one_that_runs(stage: Stage) -> None:
+    ended, running = stage.left_behind(claimed_s=stage.clock() - 50), stage.left_behind()
+    stage.machine.die(ended.sandbox, 1)
+    plane = await stage.open()
+    watch = await plane.gateway()
+    assert watch.routes[ALICE, HELLO].sandbox == running.sandbox
+    await eventually(lambda: stage.nothing_left_of(ended.sandbox))
