@@ -67,6 +67,14 @@ class Admin:
     def pool(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/pool"))
 
+    def warnings(self) -> list[str]:
+        """Promises that the engine breaks, and that the operator accepts."""
+        return [str(each) for each in self._json(self._call("GET", "/v1/warnings"))]
+
+    def doctor(self) -> list[Row]:
+        """Takes seconds: sandboxes are started for it."""
+        return self._rows(self._call("POST", "/v1/doctor"))
+
     def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
         self._probe()
         try:

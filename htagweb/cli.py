@@ -58,7 +58,9 @@ SandboxPrefix = Annotated[
 def list_(as_json: AsJson = False) -> None:
     """The sandboxes, and why each is still there."""
     with _orchestrator() as admin:
-        rows = admin.sandboxes()
+        rows, warnings = admin.sandboxes(), admin.warnings()
+    for warning in warnings:
+        _say(f"Warning: {warning}")
     if as_json:
         _print_json(rows)
     elif rows:
@@ -198,6 +200,27 @@ def apps_check(
         raise typer.Exit(FAILED)
     if not checked.apps:
         _say("There is no app here.")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Try whether this engine keeps sandboxes in, and say what else is worth knowing of it."""
+    with _orchestrator() as admin:
+        rows = admin.doctor()
+    if as_json:
+        _print_json(rows)
+    else:
+        columns = ("check", "runtime", "result", "found")
+        print_table(
+            [column.upper() for column in columns], [[show(key, row.get(key)) for key in columns] for row in rows]
+        )
+    for row in rows:
+        if row.get("advice"):
+            _say(str(row["advice"]))
+    tried = [row for row in rows if row.get("runtime")]
+    _say(f"{sum(row.get('result') == 'holds' for row in tried)} of {len(tried)} checks hold.")
+    if any(row.get("result") in ("broken", "wrong") for row in rows):
+        raise typer.Exit(FAILED)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -63,6 +64,8 @@ class Orchestrator:
         self.refusal: Response | None = None
         self.stubborn: set[str] = set()
         self.apps: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.checks: list[dict[str, Any]] = []
         self.logs = "Traceback\n\x1b[2Jboom"
         self.reaped: list[list[str]] = []
         self.endings: list[str] = []
@@ -74,6 +77,8 @@ class Orchestrator:
             Route("/v1/logs/{prefix}", self._one),
             Route("/v1/reap", self._reap, methods=["POST"]),
             Route("/v1/apps", lambda request: JSONResponse(self.apps)),
+            Route("/v1/warnings", lambda request: JSONResponse(self.warnings)),
+            Route("/v1/doctor", lambda request: JSONResponse(self.checks), methods=["POST"]),
         ]
         return Starlette(routes=routes)
 
@@ -297,6 +302,35 @@ def test_a_socket_that_nobody_listens_on_is_no_orchestrator(tmp_path: Path) -> N
 
 
 # -- apps ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_accepted_weakness_is_told_with_every_list(orchestrator: Orchestrator) -> None:
+    orchestrator.warnings = ["Memory is limited. This engine doesn't keep that."]
+    result = run("list", "--json", admin_dir=orchestrator.admin_dir)
+    assert "Memory is limited" in result.stderr
+    assert ids(result) == "abcd"
+
+
+def check(name: str, result: str, **more: str) -> dict[str, str]:
+    return {"check": name, "runtime": "runc", "result": result, "found": "seen", "advice": ""} | more
+
+
+def test_doctor_shows_each_check_and_counts_what_holds(orchestrator: Orchestrator) -> None:
+    orchestrator.checks = [check("memory", "holds"), check("live-restore", "warning", runtime="")]
+    result = run("doctor", admin_dir=orchestrator.admin_dir)
+    assert result.exit_code == 0
+    assert re.search(r"memory +runc +holds +seen", result.stdout)
+    assert re.search(r"live-restore +warning +seen", result.stdout)
+    assert "1 of 1 checks hold" in result.stderr
+
+
+@pytest.mark.parametrize("bad", ["broken", "wrong"])
+def test_doctor_fails_where_something_is_broken_and_says_what_to_change(orchestrator: Orchestrator, bad: str) -> None:
+    orchestrator.checks = [check("memory", bad, advice="Delegate the memory controller.")]
+    result = run("doctor", admin_dir=orchestrator.admin_dir)
+    assert result.exit_code == 1
+    assert "Delegate the memory controller." in result.stderr
+    assert json.loads(run("doctor", "--json", admin_dir=orchestrator.admin_dir).stdout) == orchestrator.checks
 
 
 def test_apps_shows_problems_and_warnings(orchestrator: Orchestrator) -> None:

@@ -40,6 +40,7 @@ async def serve(settings: Settings) -> None:
         run=RunDirectory(settings.run_dir, settings.gateway_uid),
         sessions=sessions,
         output=output,
+        prover=engine,
     )
     operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output)
     stop = asyncio.Event()

@@ -21,10 +21,11 @@ from .catalogue import Catalogue, PublishedApp
 from .census import Census
 from .clock import boot_id, boottime_s
 from .endings import Endings
-from .engines.base import Engine
+from .engines.base import Advice, Engine
 from .errors import (
     Draining,
     EngineUnavailable,
+    IsolationBroken,
     OrchestratorError,
     StartFailed,
     StartTimeout,
@@ -51,6 +52,7 @@ from .pool import WarmPool
 from .pulse import Pulse
 from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
+from .selftest import Check, Prover, SelfTest, judge
 from .sessions import Sessions, SessionTooLarge
 from .settings import Settings
 from .starter import Starter
@@ -61,6 +63,7 @@ RETRY_S = 2.0  # how often an engine that does not answer at the start is asked 
 TICK_S = 0.25  # how often the reaper looks
 SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
+RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 MEASURE_S = 30.0  # how often the sandboxes' memory is measured
@@ -81,8 +84,10 @@ class ControlPlane:
         sessions: Sessions,
         output: OutputFiles,
         admission: Admission | None = None,
+        prover: Prover | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
+        """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in."""
         self._engine = engine
         self._catalogue = catalogue
         self._settings = settings
@@ -94,6 +99,8 @@ class ControlPlane:
         self._boot_id = boot_id()
         self._registry = Registry()
         self._uids = UidAllocator()
+        self._selftest = SelfTest(prover, run=run, uids=self._uids, settings=settings) if prover else None
+        self.warnings: tuple[str, ...] = ()  # promises that the engine breaks, which the operator accepts
         self._hub = Hub()
         self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,6 +137,7 @@ class ControlPlane:
             starter=self._starter,
             boot_id=self._boot_id,
             on_adopted=self._adopted,
+            spared=self._selftest.canaries if self._selftest else (),
             now=now,
         )
         self._pool = WarmPool(
@@ -168,26 +176,57 @@ class ControlPlane:
             except Exception:
                 log.exception("what runs could not be found out")
                 refusal = EngineUnavailable("The server has a problem of its own. Its operator finds it in the log.")
-            if str(refusal) != str(self._refusal):
-                log.error(str(refusal), extra={"reason": refusal.reason})
-            self._refusal = refusal
+            self._refuse(refusal)
             opened.set()
             await asyncio.sleep(RETRY_S)
-        self._refusal = None
         self._taken_over = True
         if opened.is_set():  # who watches knows of nothing that runs, and reported on what wasn't known: once more
             self._opened_s = self._now()
             self._hub.cut()
-        opened.set()
-        log.info(
-            "orchestrator ready",
-            extra={"engine": version, "apps": len(self._catalogue.cards()), "sandboxes": len(self._registry)},
-        )
+        self._spawn(self._begin(version, opened), "self-test")
         self._spawn(self._every(TICK_S, self._tick), "reaper")
         self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
         self._spawn(self._every(MEASURE_S, self._measure), "measure")
-        self._spawn(self._pool.run(), "warm pool")
         await self._census.follow()
+
+    async def _begin(self, version: str, opened: asyncio.Event) -> None:
+        """Start sandboxes from now on, once the engine has shown that it keeps them in. What ran before is served
+        meanwhile; an engine that doesn't is tried again every RETEST_S, and every lease says what is broken."""
+        checks: tuple[Check, ...] = ()
+        while self._selftest is not None:
+            try:
+                checks = await self._selftest.run()
+                self.warnings = judge(checks)
+                break
+            except OrchestratorError as error:
+                self._refuse(error)
+            except Exception:
+                log.exception("the self-test failed")
+                self._refuse(IsolationBroken("The server could not test its walls. Its operator finds why in the log."))
+            opened.set()
+            await asyncio.sleep(RETEST_S if isinstance(self._refusal, IsolationBroken) else RETRY_S)
+        self._refusal = None
+        for warning in self.warnings:
+            log.warning("accepted: %s", warning)
+        if self.warnings and opened.is_set():
+            self._hub.cut()  # who watches begins again, with the warnings
+        opened.set()
+        self._spawn(self._pool.run(), "warm pool")
+        log.info(
+            "orchestrator ready",
+            extra={
+                "engine": version,
+                "apps": len(self._catalogue.cards()),
+                "sandboxes": len(self._registry),
+                "checks": f"{sum(check.holds for check in checks)} of {len(checks)} hold",
+            },
+        )
+
+    def _refuse(self, refusal: OrchestratorError) -> None:
+        """Every lease gets this; the log gets it once."""
+        if str(refusal) != str(self._refusal):
+            log.error(str(refusal), extra={"reason": refusal.reason})
+        self._refusal = refusal
 
     async def close(self) -> None:
         """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
@@ -402,7 +441,7 @@ class ControlPlane:
     def _snapshot(self) -> Snapshot:
         live = [self._route(sandbox) for sandbox in self._registry.all_live()]
         return Snapshot(
-            platform=self._settings.platform(),
+            platform=self._settings.platform(self.warnings),
             apps=self._catalogue.cards(),
             routes=(*live, *self._endings.routes()),
             complete=self._taken_over,
@@ -577,6 +616,12 @@ class ControlPlane:
 
     @property
     def ready(self) -> bool:
+    async def examine(self) -> tuple[Sequence[Check], Sequence[Advice]]:
+        """The self-test once more, and what is worth knowing of the engine. Raises EngineUnavailable."""
+        if self._selftest is None:
+            return (), ()
+        return await self._selftest.run(), await self._selftest.advice()
+
         return self._refusal is None
 
     @property

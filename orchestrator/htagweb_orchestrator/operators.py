@@ -41,6 +41,29 @@ class Operators:
     def ready(self) -> bool:
         return self._control.ready
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Promises that the engine breaks, and that the operator accepts."""
+        return self._control.warnings
+
+    async def doctor(self) -> list[Row]:
+        """Whether the engine keeps sandboxes in, tried anew, and what else is worth knowing of it."""
+        checks, advice = await self._control.examine()
+        rows: list[Row] = [
+            {
+                "check": check.promise,
+                "runtime": check.runtime,
+                "result": "holds" if check.holds else "accepted" if check.accepted else "broken",
+                "found": check.found,
+                "advice": "" if check.holds else check.sentence,
+            }
+            for check in checks
+        ]
+        for each in advice:
+            result = "wrong" if each.wrong else "warning"
+            rows.append({"check": each.subject, "runtime": "", "result": result, "found": each.found, "advice": ""})
+        return rows
+
     async def rows(self, prefix: str = "") -> list[Row]:
         """The sandboxes whose id begins with `prefix`."""
         shown = self._control.sandboxes(prefix)

@@ -166,6 +166,12 @@ def operator_api(operators: Operators) -> Starlette:
 
     return _application(
         [
+    async def warnings(request: Request) -> Response:
+        return _json(operators.warnings)
+
+    async def doctor(request: Request) -> Response:
+        return _json(await operators.doctor())
+
             HttpRoute("/v1/sandboxes", sandboxes),
             HttpRoute("/v1/sandboxes/{prefix}", sandbox),
             HttpRoute("/v1/logs/{prefix}", logs),
@@ -177,6 +183,8 @@ def operator_api(operators: Operators) -> Starlette:
     )
 
 
+            HttpRoute("/v1/warnings", warnings),
+            HttpRoute("/v1/doctor", doctor, methods=["POST"]),
 def _only(prefix: str, found: dict[SandboxId, Any], answer: Any) -> Response:
     """The one match, or the problem with there being none or several."""
     if len(found) == 1:

@@ -65,6 +65,15 @@ class Stats:
     pids: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What an operator should know of his engine. `wrong`: something can't work as it is."""
+
+    subject: str
+    found: str
+    wrong: bool = False
+
+
 class Engine(Protocol):
     """Every call has a deadline of its own and raises EngineUnavailable when it passes or the engine refuses."""
 

@@ -6,13 +6,14 @@ import asyncio
 import functools
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
 import docker
 
 from ..errors import EngineUnavailable, ImageNotFound, IsolationBroken
 from ..model import SandboxId, Step, UnixAddress
-from .base import Died, Found, Relist, SandboxSpec, Stats
+from .base import Advice, Died, Found, Relist, SandboxSpec, Stats
+from .docker_advice import advice
 from .docker_answers import api_version, refuse_unfit, sandbox_found, sandbox_life, sandbox_stats
 from .docker_calls import Call, Client, DockerCalls, T, unavailable
 from .docker_events import EventThread
@@ -76,13 +77,34 @@ class DockerEngine:
         options, container = await self._create(spec)
         try:
             made: Options = await self._ask(lambda client: client.inspect_container(container))
-            if found := differences(options, made):
-                raise IsolationBroken(f"the engine did not take over these options of a sandbox: {', '.join(found)}")
+            _refuse_differences(options, made)
             on_step(Step.STARTING)
             await self._ask(lambda client: client.start(container))
         except BaseException:
             await self._remove_after_failure(spec.sandbox_id)
             raise
+
+    async def probe(self, spec: SandboxSpec, program: str, argument: str) -> Found:
+        """Keeps the promise of selftest.Prover. A crash on the way leaves what the next census removes."""
+        if self._machine is None:
+            await self.check([spec.image])
+        try:
+            command = {"Entrypoint": ["python3", "-I", "-S", "-c", program], "Cmd": [argument]}
+            options, container = await self._create(spec, command)
+            made: Options = await self._ask(lambda client: client.inspect_container(container))
+            _refuse_differences(options, made)
+            await self._ask(lambda client: client.start(container))
+            await self._ask(lambda client: client.wait(container))
+            for found in await self.list_managed():
+                if found.sandbox_id == spec.sandbox_id:
+                    return found
+            raise EngineUnavailable("the sandboxes' self-test was removed before it was done")
+        finally:
+            await self._remove_after_failure(spec.sandbox_id)
+
+    async def advice(self, networks: Collection[str]) -> list[Advice]:
+        """Keeps the promise of selftest.Prover."""
+        return await self._ask(lambda client: advice(client, networks))
 
     def address(self, spec: SandboxSpec) -> UnixAddress:
         return UnixAddress(path=f"{spec.directory}/app.sock", uid=spec.uid, peer_uid=spec.runtime != "runsc")
@@ -166,10 +188,10 @@ class DockerEngine:
             raise unavailable(self._base_url, error) from error
         return Image(found["Id"], found["Config"].get("Labels") or {})
 
-    async def _create(self, spec: SandboxSpec) -> tuple[Options, str]:
-        """Return what was asked for, and the container's id."""
+    async def _create(self, spec: SandboxSpec, command: Options | None = None) -> tuple[Options, str]:
+        """Return what was asked for, and the container's id. `command` replaces the image's own."""
         # Asked each time, some milliseconds: an image that was rebuilt while we run has the same name and another id.
-        options = self.create_options(spec, await self._resolve(spec.image))
+        options = self.create_options(spec, await self._resolve(spec.image)) | (command or {})
         try:
             container = await self._calls.run(
                 functools.partial(create_container, options=options, name=container_name(spec.sandbox_id)),
@@ -197,6 +219,11 @@ class DockerEngine:
             log.warning(
                 "could not remove a sandbox that did not start", extra={"sandbox": sandbox_id, "error": str(error)}
             )
+
+
+def _refuse_differences(asked: Options, made: Options) -> None:
+    if found := differences(asked, made):
+        raise IsolationBroken(f"the engine did not take over these options of a sandbox: {', '.join(found)}")
 
 
 def create_container(client: Client, options: Options, name: str) -> str:
