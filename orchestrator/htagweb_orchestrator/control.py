@@ -614,14 +614,14 @@ class ControlPlane:
 
     # -- for operators.py ----------------------------------------------------------------------------------------
 
-    @property
-    def ready(self) -> bool:
     async def examine(self) -> tuple[Sequence[Check], Sequence[Advice]]:
         """The self-test once more, and what is worth knowing of the engine. Raises EngineUnavailable."""
         if self._selftest is None:
             return (), ()
         return await self._selftest.run(), await self._selftest.advice()
 
+    @property
+    def ready(self) -> bool:
         return self._refusal is None
 
     @property
