@@ -161,30 +161,30 @@ def operator_api(operators: Operators) -> Starlette:
     async def pool(request: Request) -> Response:
         return _json(operators.pool())
 
-    async def readyz(request: Request) -> Response:
-        return _json({"ready": operators.ready}, 200 if operators.ready else 503)
-
-    return _application(
-        [
     async def warnings(request: Request) -> Response:
         return _json(operators.warnings)
 
     async def doctor(request: Request) -> Response:
         return _json(await operators.doctor())
 
+    async def readyz(request: Request) -> Response:
+        return _json({"ready": operators.ready}, 200 if operators.ready else 503)
+
+    return _application(
+        [
             HttpRoute("/v1/sandboxes", sandboxes),
             HttpRoute("/v1/sandboxes/{prefix}", sandbox),
             HttpRoute("/v1/logs/{prefix}", logs),
             HttpRoute("/v1/reap", reap, methods=["POST"]),
             HttpRoute("/v1/apps", apps),
             HttpRoute("/v1/pool", pool),
+            HttpRoute("/v1/warnings", warnings),
+            HttpRoute("/v1/doctor", doctor, methods=["POST"]),
             HttpRoute("/v1/readyz", readyz),
         ]
     )
 
 
-            HttpRoute("/v1/warnings", warnings),
-            HttpRoute("/v1/doctor", doctor, methods=["POST"]),
 def _only(prefix: str, found: dict[SandboxId, Any], answer: Any) -> Response:
     """The one match, or the problem with there being none or several."""
     if len(found) == 1:
