@@ -26,6 +26,7 @@ from .platform import PlatformSite
 from .problems import problem, problem_of_error, problem_of_route
 from .relay import Carrier, relay_for
 from .routes import RouteTable
+from .timing import timed
 from .upstream import Upstream
 from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
 
@@ -159,6 +160,8 @@ class Gateway:
         """True once the exchange is over; False if nobody could be reached, and nothing was sent or read."""
         meter = self.activity.meter(route.sandbox)
         if is_activity(scope):
+            if not meter.last and route.steps_ms and navigation(scope):
+                send = timed(send, route.steps_ms)
             meter.touch()
         try:
             await self._upstream(route, card).http(scope, receive, send, forward, on_upload=meter.touch)

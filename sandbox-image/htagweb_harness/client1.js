@@ -20,6 +20,7 @@ var htagweb = (function () {
     let stream = null;       // the event stream that stands in for it
     let trying = true;       // the first WebSocket may still open: don't fall back to POST before it had its chance
     let posting = false;
+    let attempt = 0;         // the timer of the next WebSocket; 0 while one is being opened, or is open
     let socketDelay = FIRST_DELAY, postDelay = FIRST_DELAY;
 
     function receive(frame) {
@@ -34,9 +35,20 @@ var htagweb = (function () {
 
     function text(message) { return JSON.stringify({n: message.n, got: got, o: message.o}); }
 
-    function later(delay, what) { setTimeout(what, delay * (0.75 + Math.random() / 2)); }
+    function later(delay, what) { return setTimeout(what, delay * (0.75 + Math.random() / 2)); }
+
+    // The platform's script shows that the connection is lost, and wakes us when the server answers it again.
+    function report(state) { document.dispatchEvent(new Event("htagweb:" + state)); }
+
+    document.addEventListener("htagweb:wake", () => {
+        if (!attempt) return;
+        clearTimeout(attempt);
+        connect();
+        post();
+    });
 
     function connect() {
+        attempt = 0;
         const scheme = location.protocol === "https:" ? "wss://" : "ws://";
         let ws;
         try {
@@ -52,6 +64,7 @@ var htagweb = (function () {
             clearTimeout(patience);
             socket = ws;
             socketDelay = FIRST_DELAY;
+            report("up");
             deafen();
             pending.forEach(message => ws.send(text(message)));
         };
@@ -60,9 +73,10 @@ var htagweb = (function () {
             clearTimeout(patience);
             trying = false;
             socket = null;
+            if (!listening()) report("down");
             listen();
             post();
-            later(socketDelay, connect);
+            attempt = later(socketDelay, connect);
             socketDelay = Math.min(2 * socketDelay, LAST_DELAY);
         };
     }
@@ -71,8 +85,14 @@ var htagweb = (function () {
         if (stream) return;
         stream = new EventSource(BASE + "_stream" + here());
         stream.onmessage = event => receive(JSON.parse(event.data));
-        stream.onerror = deafen;  // opened again when the next WebSocket fails
+        stream.onopen = () => report("up");
+        stream.onerror = () => {  // opened again when the next WebSocket fails
+            deafen();
+            if (!socket) report("down");
+        };
     }
+
+    function listening() { return stream && stream.readyState === EventSource.OPEN; }
 
     function deafen() {
         if (stream) stream.close();
@@ -100,6 +120,7 @@ var htagweb = (function () {
             }
         } catch (problem) {
             console.warn("htagweb:", problem);
+            if (!socket) report("down");
             later(postDelay, post);
             postDelay = Math.min(2 * postDelay, LAST_DELAY);
         } finally {

@@ -207,6 +207,8 @@ class Generation2:
         body = await read_body(receive)
         repeated = self._repeated(body.decode("utf-8", "replace"))
         if repeated is not None:
+            # The updates that it led to went with the lost answer: show all there is.
+            repeated["updates"] = {self.instance.id: self.instance.render_initial()}
             await respond_json(send, 200, {"status": "ok", "payloads": [json.dumps(repeated)]})
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -123,13 +124,14 @@ async def test_a_page_of_an_earlier_sandbox_loads_the_new_one(
 ) -> None:
     way = await way_to(await served(boot, generation, source), ways, websockets=websockets)
     await page.goto(way.url)
-    await press(page, "more")
-    await expect(page.locator("output")).to_have_text("1")
+    for n in (1, 2):
+        await press(page, "more")
+        await expect(page.locator("output")).to_have_text(str(n))
     await way.break_down()
     way.to = await served(boot, generation, source)
     await way.open()
-    await press(page, "more")
-    await expect(page.locator("output")).to_have_text("0")
+    await press(page, "more")  # of the old page, or already of the new one
+    await expect(page.locator("output")).to_have_text(re.compile("^[01]$"))
 
 
 async def test_an_exception_is_shown_in_the_page(boot: Boot, ways: AsyncExitStack, page: Page) -> None:
@@ -152,3 +154,101 @@ async def test_a_generators_steps_end_with_the_last(
     await page.goto(way.url)
     await press(page, "steps")
     await expect(page.locator("output")).to_have_text("step 2")
+
+
+BOTH = pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
+EITHER_WAY = pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
+
+
+async def at_work(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> tuple[Harness, WayIn]:
+    """A page that has been used once, and so has found its way."""
+    harness = await served(boot, generation, source)
+    way = await way_to(harness, ways, websockets=websockets)
+    await page.goto(way.url)
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("1")
+    await page.evaluate("window.stayed = true")
+    return harness, way
+
+
+@EITHER_WAY
+@BOTH
+async def test_a_click_that_was_lost_on_its_way_is_sent_again(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    harness, way = await at_work(boot, ways, page, generation, source, websockets)
+    way.deaf = True
+    await press(page, "more")
+    await way.break_down()
+    way.deaf = False
+    await way.open()
+    await expect(page.locator("output")).to_have_text("2")
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("3")
+    await harness.link.said("counted to 3")
+    assert harness.link.output.count("counted to") == 3
+    assert await page.evaluate("window.stayed")
+
+
+@EITHER_WAY
+@BOTH
+async def test_a_click_whose_answer_was_lost_is_done_once(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    harness, way = await at_work(boot, ways, page, generation, source, websockets)
+    way.mute = True
+    await press(page, "more")
+    await harness.link.said("counted to 2")
+    await way.break_down()
+    way.mute = False
+    await way.open()
+    await expect(page.locator("output")).to_have_text("2")
+    await press(page, "more")
+    await expect(page.locator("output")).to_have_text("3")
+    await harness.link.said("counted to 3")
+    assert harness.link.output.count("counted to") == 3
+    assert await page.evaluate("window.stayed")
+
+
+@EITHER_WAY
+@BOTH
+async def test_a_page_says_that_its_connection_is_lost_and_when_it_is_back(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    _, way = await at_work(boot, ways, page, generation, source, websockets)
+    await way.break_down()
+    await press(page, "more")  # htag 2 without any connection notices only then
+    bar = page.locator(".bar")
+    await expect(bar).to_contain_text("The connection is lost. Trying again")
+    await way.open()
+    await expect(bar).to_be_hidden()
+    await expect(page.locator("output")).to_have_text("2")
+
+
+@EITHER_WAY
+@BOTH
+async def test_a_page_says_why_its_app_ended(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str, websockets: bool
+) -> None:
+    _, way = await at_work(boot, ways, page, generation, source, websockets)
+    way.status = {"state": "ended", "ending": "timeout", "title": "This app took too long", "action": "Start again"}
+    await way.break_down()
+    await way.open()
+    await page.get_by_role("button", name="more", exact=True).dispatch_event("click")  # the dialog may cover it already
+    await expect(page.get_by_role("dialog", name="This app took too long")).to_be_visible()
+
+
+@EITHER_WAY
+async def test_a_page_of_htag_1_warns_before_the_end(
+    boot: Boot, ways: AsyncExitStack, page: Page, websockets: bool
+) -> None:
+    harness = await served(boot, 1, COUNTER1)
+    way = await way_to(harness, ways, websockets=websockets)
+    way.status = {"left_s": 9}
+    await page.goto(way.url)
+    await expect(page.locator(".bar")).to_contain_text("Still there? Unused, this app ends in")
+    way.status = {}
+    await press(page, "more")
+    await expect(page.locator(".bar")).to_be_hidden()

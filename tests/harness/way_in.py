@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 
 from tests.harness.driver import Harness
 from tests.sites import REPOSITORY
@@ -14,11 +15,17 @@ PREFIX = b"/toy"
 
 
 class WayIn:
-    """`to` is where requests below /toy/ go, one connection each. With `websockets` off, handshakes are refused."""
+    """`to` is where requests below /toy/ go, one connection each. With `websockets` off, handshakes are refused.
+
+    While it is `deaf` nothing more of what the browser sends comes through, while it is `mute` nothing of the answers.
+    `status` is what the platform says of the app, where that isn't that it runs.
+    """
 
     def __init__(self, to: Harness) -> None:
         self.to = to
         self.websockets = True
+        self.deaf = self.mute = False
+        self.status: dict[str, object] = {}
         self.handshakes = 0
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -62,8 +69,9 @@ class WayIn:
         upgrade = b"\r\nupgrade: websocket\r\n" in (b"\r\n" + fields).lower()
         self.handshakes += upgrade
         if path.startswith(b"/-/"):
-            status = json.dumps({"state": "ready", "sandbox": str(self.to.process.pid), "left_s": 900, "warn_s": 10})
-            kind, body = self._static.get(path, (b"application/json", status.encode()))
+            sandbox = str(self.to.process.pid)
+            status = {"state": "ready", "sandbox": sandbox, "left_s": 900, "left_why": "idle", "warn_s": 10}
+            kind, body = self._static.get(path, (b"application/json", json.dumps(status | self.status).encode()))
             writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: %b\r\n" % kind)
             writer.write(b"content-length: %d\r\n\r\n%b" % (len(body), body))
             await writer.drain()
@@ -79,15 +87,16 @@ class WayIn:
         try:
             inner_writer.write(b" ".join((method, target.removeprefix(PREFIX), version)) + b"\r\n" + fields)
             async with asyncio.TaskGroup() as pumps:
-                upwards = pumps.create_task(_pump(reader, inner_writer))
-                await pumps.create_task(_pump(inner_reader, writer))
+                upwards = pumps.create_task(_pump(reader, inner_writer, lambda: self.deaf))
+                await pumps.create_task(_pump(inner_reader, writer, lambda: self.mute))
                 upwards.cancel()
         finally:
             inner_writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, broken: Callable[[], bool]) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+            if not broken():
+                writer.write(data)
+                await writer.drain()

@@ -8,8 +8,8 @@
 
   const FIRST_RETRY_MS = 200, LAST_RETRY_MS = 5000, GIVE_UP_MS = 120_000;
   const SETTLED_MS = 5000; // a connection that lasted this long was a good one: the next break starts afresh
-  const QUEUE_BYTES = 16 * 1024 * 1024;
-  const POLL_MS = 30_000, ASK_MS = 10_000;
+  const QUEUE_BYTES = 16 * 1024 * 1024, UNANSWERED = 256;
+  const POLL_MS = 30_000, ASK_MS = 10_000, OWN_MS = 2000;
 
   const { fetch: nativeFetch, WebSocket: NativeSocket, EventSource: NativeSource } = window;
   const base = `${location.pathname}/`.startsWith(`/${app}/`) ? `/${app}/` : "/";
@@ -47,7 +47,8 @@
       sandbox = status.sandbox;
     }
     if (status) for (const socket of down) if (socket.parked()) socket.wake();
-    let wait_ms = POLL_MS;
+    appsOwn.heard(status);
+    let wait_ms = down.has(appsOwn) ? OWN_MS : POLL_MS;
     const left_s = status?.left_s ?? Infinity;
     if (left_s <= status?.warn_s) {
       warn(left_s, status.left_why);
@@ -186,7 +187,29 @@
     dialog.showModal();
   }
 
-  const down = new Set(); // sockets that are being mended
+  const down = new Set(); // what is being mended: sockets of ours, requests that are repeated, the app's own connection
+  /** htag 1's page mends its connection by itself, and tells us of it by events. */
+  const appsOwn = {
+    silent: false,
+    parked: () => false,
+    wake: () => document.dispatchEvent(new Event("htagweb:wake")),
+    /** Where the gateway answers, the page has a way on; where it didn't before, its next attempt may be far off. */
+    heard(status) {
+      if (!status) { this.silent = down.has(this); return; }
+      if (down.delete(this)) tellLoss();
+      if (this.silent) this.wake();
+      this.silent = false;
+    },
+  };
+  document.addEventListener("htagweb:down", () => {
+    if (over) return;
+    down.add(appsOwn);
+    tellLoss();
+    ask();
+  });
+  document.addEventListener("htagweb:up", () => {
+    if (down.delete(appsOwn)) tellLoss();
+  });
   let slow = 0;
   function tellLoss() {
     if (!down.size || over) {
@@ -194,7 +217,7 @@
       slow = 0;
       return bars.hide("lost");
     }
-    const parked = [...down].some((socket) => socket.parked());
+    const parked = [...down].some((link) => link.parked());
     if (parked) bars.show("lost", { text: "The connection is lost.", label: "Try again", act: wake });
     else if (bars.said.lost) bars.show("lost", { text: "The connection is lost. Trying again…" });
     else slow ||= setTimeout(() => { // most breaks are over before one would read it
@@ -204,7 +227,14 @@
   }
 
   function wake() {
-    for (const socket of down) socket.wake();
+    for (const link of down) link.wake();
+  }
+
+  // An event of htag 2 has an id, which comes back with its answer. One that wasn't answered when the connection broke is
+  // sent again; the sandbox knows by its id whether it came through before.
+  const EVENT_ID = /"callback_id":\s*"([^"\\]+)"/g;
+  function eventIds(text) {
+    return typeof text === "string" ? [...text.matchAll(EVENT_ID)].map((found) => found[1]) : [];
   }
 
   // ---------------------------------------------------------------- the WebSocket that mends itself
@@ -215,6 +245,7 @@
     #args; #socket; #state = CONNECTING; #binaryType = "blob";
     #queue = []; #queued = 0; // what the page sent while there was no connection, and its bytes
     #openedAt = 0; #lostAt = 0; #tries = 0; #timer = 0; #parked = false;
+    #unanswered = new Map(); // id of an event: its text
 
     constructor(...args) {
       super();
@@ -226,7 +257,10 @@
       const socket = new NativeSocket(...this.#args);
       socket.binaryType = this.#binaryType;
       socket.onopen = () => this.#opened();
-      socket.onmessage = (event) => this.dispatchEvent(new MessageEvent("message", { data: event.data, origin: event.origin }));
+      socket.onmessage = (event) => {
+        if (this.#unanswered.size) for (const id of eventIds(event.data)) this.#unanswered.delete(id);
+        this.dispatchEvent(new MessageEvent("message", { data: event.data, origin: event.origin }));
+      };
       socket.onclose = (event) => this.#closed(event);
       this.#socket = socket;
       if (this.#state === OPEN) this.#timer = setTimeout(() => socket.close(), ASK_MS);
@@ -237,7 +271,8 @@
       this.#openedAt = performance.now();
       const waiting = this.#queue;
       [this.#queue, this.#queued] = [[], 0];
-      for (const data of waiting) this.#socket.send(data);
+      for (const data of this.#unanswered.values()) this.#socket.send(data);
+      for (const data of waiting) this.#put(data);
       down.delete(this);
       tellLoss();
       if (this.#state !== CONNECTING) return;
@@ -314,7 +349,7 @@
     send(data) {
       // Right after a break the native socket knows of it before its close event tells us.
       if (this.#state !== OPEN || (this.#socket.readyState === OPEN && !this.#queue.length)) {
-        this.#socket.send(data);
+        this.#put(data);
         if (bars.said.warning) askSoon();
         return;
       }
@@ -324,6 +359,12 @@
       if (this.#queued > QUEUE_BYTES) return this.#finish(1006, "", false);
       this.#queue.push(kept);
       if (this.#parked) this.wake();
+    }
+
+    #put(data) {
+      this.#socket.send(data);
+      const [id] = eventIds(data);
+      if (id && this.#unanswered.size < UNANSWERED) this.#unanswered.set(id, data);
     }
 
     close(...args) {
@@ -390,8 +431,41 @@
     if ((word === "ended" || word === "none") && !over) ask();
   }
 
+  /** An event of htag 2 that goes by HTTP: the same promise as over a socket. */
+  async function post(address, options) {
+    const link = { parked: () => false, wake() {} };
+    const begun = performance.now();
+    try {
+      for (let tries = 0; ; tries++) {
+        const answer = await nativeFetch.call(window, address, options).catch((problem) => problem);
+        const lost = !(answer instanceof Response) || answer.status === 502 || answer.status === 503;
+        if (!lost) return answer;
+        down.add(link);
+        tellLoss();
+        // The event stream broke with it, so what the event leads to must come with its answer.
+        options = { ...options, body: JSON.stringify({ ...JSON.parse(options.body), fallback: true }) };
+        for (let state = ""; state !== "ready";) {
+          await new Promise((later) => setTimeout(later, Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** tries)));
+          state = (await ask())?.state;
+          if (over || performance.now() - begun > GIVE_UP_MS) {
+            if (answer instanceof Response) return answer;
+            throw answer;
+          }
+        }
+      }
+    } finally {
+      down.delete(link);
+      tellLoss();
+    }
+  }
+
+  function isEvent([address, options]) {
+    return options?.method === "POST" && typeof address === "string" && address === `${base}event`
+      && eventIds(options.body).length > 0;
+  }
+
   window.fetch = function fetch(...args) {
-    const answer = nativeFetch.apply(window, args);
+    const answer = isEvent(args) ? post(...args) : nativeFetch.apply(window, args);
     answer.then((response) => heedWord(response.headers.get("X-Htagweb")), () => {});
     if (bars.said.warning) askSoon();
     return answer;
