@@ -73,7 +73,8 @@ class Answer:
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
         self._parser = httptools.HttpResponseParser(self)
-        self._fed = 0
+        self._bytes = 0  # so far
+        self._head_bytes = 0  # of whole fields
         self._headers: RawHeaders = []
         self.status = 0
         self.choice: Choice | None = None  # with status 101
@@ -81,7 +82,7 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Raises BadResponse where this is neither a proper 101 nor a refusal (400 to 599)."""
-        self._fed += len(data)
+        self._bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -90,12 +91,15 @@ class Answer:
             if not self.status:
                 cause = error.__context__
                 raise cause if isinstance(cause, BadResponse) else BadResponse(str(error)) from error
-        if not self.status and self._fed > HEAD_BYTES:
+        if not self.status and self._bytes > HEAD_BYTES:
             raise BadResponse("too long a head")
 
     # What httptools calls. An exception in here comes out of feed_data as its error's __context__.
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > HEAD_BYTES:
+            raise BadResponse("too long a head")
         self._headers.append((name.lower(), value.strip()))
 
     def on_headers_complete(self) -> None:

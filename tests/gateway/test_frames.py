@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,21 +11,9 @@ from hypothesis import strategies as st
 
 from htagweb_gateway.frames import Frames, Rate, close_frame
 
-TEXT, BINARY, MORE, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+from .sockets import BINARY, CLOSE, MORE, PING, PONG, TEXT, frame
+
 ANY = 1 << 62
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
-    size = len(payload)
-    first = (0x80 if fin else 0) | reserved | opcode
-    mask = 0x80 if masked else 0
-    if size < 126:
-        head = bytes((first, mask | size))
-    elif size < 1 << 16:
-        head = bytes((first, mask | 126)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((first, mask | 127)) + size.to_bytes(8, "big")
-    return head + (os.urandom(4) if masked else b"") + payload
 
 
 @dataclass

@@ -6,18 +6,15 @@ All of it twice: spliced as bytes where our own protocol class is in front, rela
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, unix_serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
@@ -26,6 +23,7 @@ from htagweb_gateway.protocol import FrontWebSocket
 from htagweb_orchestrator.model import UnixAddress
 
 from .scripted import Front, Server, Wire, eventually, gateway, path_to
+from .sockets import websocket_sandbox
 
 BOTH_LOOPS = True
 MIB = 1024 * 1024
@@ -55,7 +53,7 @@ class Stage:
 
 class Staging(Protocol):
     def __call__(
-        self, handler: Handler, *, message_size: int = 16 * MIB, **options: Any
+        self, handler: Handler, *, message_size: int = 16 * MIB, message_rate: float = 10_000, **options: Any
     ) -> AbstractAsyncContextManager[Stage]: ...
 
 
@@ -66,23 +64,19 @@ def stage(carrier: str) -> Staging:
 
 @asynccontextmanager
 async def staged(
-    carrier: str, handler: Handler, *, message_size: int = 16 * MIB, **options: Any
+    carrier: str, handler: Handler, *, message_size: int = 16 * MIB, message_rate: float = 10_000, **options: Any
 ) -> AsyncIterator[Stage]:
     found: Stage
 
     async def serve(socket: ServerConnection) -> None:
         found.sockets.append(socket)
-        with suppress(ConnectionClosed):
-            await handler(socket)
+        await handler(socket)
 
-    with tempfile.TemporaryDirectory(prefix="data-path-") as directory:
-        path = str(Path(directory) / "app.sock")
-        options.setdefault("max_size", None)
-        async with unix_serve(serve, path, **options):
-            app = Front(UnixAddress(path=path, uid=os.getuid()), message_size=message_size)
-            async with gateway(app, ws=CARRIERS[carrier], ws_max_size=message_size) as server:
-                found = Stage(server, app)
-                yield found
+    async with websocket_sandbox(serve, **options) as address:
+        app = Front(address, message_size=message_size, message_rate=message_rate)
+        async with gateway(app, ws=CARRIERS[carrier], ws_max_size=message_size) as server:
+            found = Stage(server, app)
+            yield found
 
 
 async def echo(socket: ServerConnection) -> None:
@@ -259,6 +253,23 @@ async def test_too_long_a_message_of_a_sandbox_ends_both_sides(stage: Staging) -
     async with stage(shout, message_size=2000) as found, found.visit() as visitor:
         assert (await ending(visitor))[0] == 1009
         assert (await ending(found.sockets[0]))[0] == 1009
+
+
+async def test_messages_that_come_too_fast_end_both_sides(stage: Staging) -> None:
+    heard = 0
+
+    async def listen(socket: ServerConnection) -> None:
+        nonlocal heard
+        async for _ in socket:
+            heard += 1
+
+    async with stage(listen, message_rate=100) as found, found.visit() as visitor:
+        with suppress(ConnectionClosed):
+            for _ in range(1000):
+                await visitor.send("x")
+        assert await ending(visitor) == (1008, "too many messages")
+        assert await ending(found.sockets[0]) == (1008, "too many messages")
+        assert 200 <= heard < 1000
 
 
 async def test_a_message_of_just_the_size_passes(stage: Staging) -> None:
