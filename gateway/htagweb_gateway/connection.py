@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
+from .alarm import Alarm
 from .answer import Answer
 from .headers import RawHeaders
 from .upstream_errors import BadResponse, Dropped, HeadTimeout, UpstreamError
@@ -31,7 +32,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._reader: asyncio.Future[None] | None = None  # waits for news of the answer
         self._drained: asyncio.Future[None] | None = None  # None while there is room to write
-        self._deadline: asyncio.TimerHandle | None = None
+        self._head_alarm = Alarm(self._loop, self._head_is_late)
+        self._head_s = 0.0
         self.idle_since = 0.0
 
     # What asyncio calls
@@ -50,7 +52,7 @@ class Connection(asyncio.Protocol):
             self.fail(error)
             return
         if self._answer.head_done:
-            self._cancel_deadline()
+            self._head_alarm.clear()
         if self._answer.waiting > BUFFERED_BYTES and not self._paused:
             self._paused = True
             if self._transport is not None:
@@ -63,7 +65,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._cancel_deadline()
+        self._head_alarm.close()
         answer = self._answer
         if answer is not None and self._error is None:
             if exc is None:
@@ -106,7 +108,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def begin(self, head: bytes, *, no_body: bool) -> None:
-        """Send a request's head. `no_body`: whatever the answer says, it will have none (HEAD)."""
+        """Send a request's head, or all of it. `no_body`: whatever the answer says, it will have none (HEAD)."""
         assert self._answer is None
         self._answer = Answer(no_body=no_body)
         self.write(head)
@@ -132,8 +134,13 @@ class Connection(asyncio.Protocol):
     def expect_head(self, timeout_s: float) -> None:
         """From now on the sandbox has this long for its whole head."""
         if not self.lost and self._answer is not None and not self._answer.head_done:
-            self._cancel_deadline()
-            self._deadline = self._loop.call_later(timeout_s, self.fail, HeadTimeout(f"no head within {timeout_s:g} s"))
+            self._head_s = timeout_s
+            self._head_alarm.set(timeout_s)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `body` would return at once."""
+        return self._answer is not None and (self._answer.waiting > 0 or self._answer.complete)
 
     async def head(self) -> tuple[int, RawHeaders]:
         """Status (200 to 599) and headers (names in lower case) of the answer. Raises UpstreamError."""
@@ -176,7 +183,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def abort(self) -> None:
-        self._cancel_deadline()
+        self._head_alarm.clear()
         if self._transport is not None:
             self._transport.abort()
 
@@ -193,7 +200,5 @@ class Connection(asyncio.Protocol):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def _head_is_late(self) -> None:
+        self.fail(HeadTimeout(f"no head within {self._head_s:g} s"))

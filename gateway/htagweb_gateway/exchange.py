@@ -18,6 +18,7 @@ Send = Callable[[Any], Awaitable[None]]
 
 # Asked again, these do no more than once (RFC 9110 9.2.2).
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+LAST_CHUNK = b"0\r\n\r\n"
 LOOK_S = 0.5  # while the sandbox doesn't read, nor do we: so often is looked whether the visitor is still there
 
 _TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
@@ -25,6 +26,29 @@ _TARGET = re.compile(rb"/[^\x00-\x20\x7f]*")
 
 class ClientGone(UpstreamError):
     """The visitor left. Nobody is told."""
+
+
+class Visitor(Protocol):
+    """The visitor's connection, where our own protocol class keeps it: `scope["htagweb.visitor"]`.
+
+    Other servers say by `receive` alone whether a visitor is still there, so somebody has to wait for that.
+    """
+
+    on_gone: Callable[[], None] | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole request is here already, so that `receive` returns it without waiting."""
+        ...
+
+    @property
+    def left(self) -> bool: ...
+
+    def gone(self) -> bool:
+        """Like `left`, but asks the kernel: while we don't read, nobody else tells."""
+        ...
+
+    def abort(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +80,6 @@ class Exchange:
         on_upload: Callable[[], None] | None = None,
     ) -> None:
         self._pool = pool
-        self._scope = scope
         self._receive = receive
         self._send = send
         self._forward = forward
@@ -64,6 +87,8 @@ class Exchange:
         self._on_upload = on_upload
         self._method: str = scope["method"]
         self._head, self._has_body, self._chunked = _request_head(scope, forward, secret)
+        self._visitor: Visitor | None = scope.get("htagweb.visitor")
+        self._listener: asyncio.Task[None] | None = None
         self._connection: Connection
         self._uploaded = self._gone = self._given_back = False
 
@@ -71,10 +96,8 @@ class Exchange:
         """Raises UpstreamError as long as nothing of an answer was sent; later a fault breaks off the transfer."""
         self._connection, used = await self._pool.take(fresh=False)
         replayable = used and not self._has_body and self._method in IDEMPOTENT
-        visitor: asyncio.Task[None] | None = None
         try:
-            self._begin()
-            visitor = asyncio.create_task(self._listen(), name="visitor")
+            await self._ask()
             try:
                 status, headers = await self._connection.head()
             except Dropped:
@@ -85,21 +108,40 @@ class Exchange:
                     raise ClientGone() from None
                 self._begin()
                 status, headers = await self._connection.head()
-            await self._answer(status, headers, visitor)
+            await self._answer(status, headers)
         except ClientGone:
             pass
         finally:
-            if visitor is not None:
-                visitor.cancel()
+            self._stop_listening()
             if not self._given_back:
                 self._connection.abort()
 
+    async def _ask(self) -> None:
+        """Send the request, or begin to, and see to it that a visitor who leaves ends it."""
+        visitor = self._visitor
+        if visitor is None or not visitor.whole:
+            self._begin()
+            self._listener = asyncio.create_task(self._listen(), name="visitor")
+            return
+        if self._has_body:
+            body = _body_of(await self._receive())
+            if body and self._on_upload is not None:
+                self._on_upload()
+            if self._chunked:
+                body = (_chunk(body) if body else b"") + LAST_CHUNK
+            self._head += body
+        if visitor.left:
+            raise ClientGone()
+        self._uploaded = True
+        visitor.on_gone = self._left
+        self._begin()
+
     def _begin(self) -> None:
         self._connection.begin(self._head, no_body=self._method == "HEAD")
-        if not self._has_body:
+        if self._uploaded or not self._has_body:
             self._connection.expect_head(self._timeouts.head_s)
 
-    async def _answer(self, status: int, headers: list[tuple[bytes, bytes]], visitor: asyncio.Task[None]) -> None:
+    async def _answer(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Pass the answer on. The connection goes back before the visitor has all of it."""
         connection = self._connection
         await self._send(
@@ -110,26 +152,37 @@ class Exchange:
             }
         )
         more = True
+        if not connection.has_news:  # servers hold the head back until there is a body
+            await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         while more:
             try:
                 chunk, more = await connection.body(timeout_s=self._timeouts.body_s)
             except ClientGone:
                 raise
             except UpstreamError:
-                visitor.cancel()
-                abort: Callable[[], None] | None = self._scope.get("htagweb.abort")
-                if abort is None:
+                self._stop_listening()
+                if self._visitor is None:
                     raise  # any server then closes the connection, and logs why
-                abort()
+                self._visitor.abort()
                 return
             if not more:
-                visitor.cancel()  # an answer may come before the request is complete; its rest is of no use to anybody
+                self._stop_listening()  # an answer may come before all of the request; its rest is of no use to anybody
                 if self._uploaded and connection.finish():
                     self._given_back = True
                     self._pool.give_back(connection)
                 else:
                     connection.abort()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    def _left(self) -> None:
+        self._gone = True
+        self._connection.fail(ClientGone())
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+        elif self._visitor is not None and self._visitor.on_gone == self._left:
+            self._visitor.on_gone = None
 
     async def _listen(self) -> None:
         """Pass the request's body on, then wait for the visitor to leave."""
@@ -155,29 +208,37 @@ class Exchange:
                     message = await self._receive()
             except TimeoutError:
                 raise UploadTimeout("the body stopped coming") from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone()
-            body: bytes = message.get("body", b"")
+            body = _body_of(message)
             more = message.get("more_body", False)
             if body:
                 if self._on_upload is not None:
                     self._on_upload()
                 await connection.attentive()
-                connection.write(b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body)
+                connection.write(_chunk(body) if self._chunked else body)
             if self._chunked and not more:
-                connection.write(b"0\r\n\r\n")
+                connection.write(LAST_CHUNK)
             await self._drain()
         connection.expect_head(self._timeouts.head_s)
 
     async def _drain(self) -> None:
-        gone: Callable[[], bool] | None = self._scope.get("htagweb.gone")
         waited_s, step_s = 0.0, min(LOOK_S, self._timeouts.head_s)
         while not await self._connection.drain(timeout_s=step_s):
             waited_s += step_s
-            if gone is not None and gone():
+            if self._visitor is not None and self._visitor.gone():
                 raise ClientGone()
             if waited_s >= self._timeouts.head_s:
                 raise HeadTimeout("the sandbox does not read the request")
+
+
+def _body_of(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone()
+    body: bytes = message.get("body", b"")
+    return body
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def _request_head(scope: Message, forward: Forward, secret: bytes | None) -> tuple[bytes, bool, bool]:

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -17,6 +18,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.http11 import Request
 
+from .alarm import Alarm
+from .cycle import Cycle
 from .frames import GOING_AWAY
 from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
 
@@ -34,12 +37,13 @@ class Refused(Exception):
 
 
 class FrontProtocol(HttpToolsProtocol):
-    """`uvicorn.Config(http=FrontProtocol)`. The scope has its `abort` and `gone` as "htagweb.abort", "htagweb.gone"."""
+    """`uvicorn.Config(http=FrontProtocol)`. It is in the scope as "htagweb.visitor", an `exchange.Visitor`."""
 
     head_s = HEAD_S
     rest_s = REST_S
     stalled_s = STALLED_S
     last_call_s = LAST_CALL_S
+    on_gone: Callable[[], None] | None = None  # called when the visitor leaves; belongs to the exchange that runs
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
         self._last_call: asyncio.TimerHandle | None = None
+        self._keep_alive = Alarm(self.loop, self.timeout_keep_alive_handler)  # in place of uvicorn's own timer
 
     # What asyncio calls
 
@@ -69,8 +74,10 @@ class FrontProtocol(HttpToolsProtocol):
         self._stop_timers()
         if self._last_call is not None:
             self._last_call.cancel()
-        self._unset_keepalive_if_required()
+        self._keep_alive.close()
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -84,6 +91,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._refuse(Refusal(400, "a WebSocket's client waits for the answer to its handshake"))
                 return
             self._stop_timers()
+            self._keep_alive.close()
             self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -104,8 +112,7 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
-        self.scope["htagweb.abort"] = self.abort  # type: ignore[typeddict-unknown-key]
-        self.scope["htagweb.gone"] = self.gone  # type: ignore[typeddict-unknown-key]
+        self.scope["htagweb.visitor"] = self  # type: ignore[typeddict-unknown-key]
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
@@ -140,10 +147,11 @@ class FrontProtocol(HttpToolsProtocol):
         self._head_open = False
         self._body_open = True
         self._stop_timers()
-        super().on_headers_complete()
-        if upgrade and not websocket:
-            # The upgrade is declined by answering as if it hadn't been asked for; the parser has stopped here.
-            self.cycle.keep_alive = False
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        if not websocket:
+            # An upgrade is declined by answering as if it hadn't been asked for; the parser stops here then.
+            self._start_cycle(keep_alive=version == "1.1" and not upgrade and self.parser.should_keep_alive())
 
     def on_message_complete(self) -> None:
         self._head_open = True
@@ -169,12 +177,31 @@ class FrontProtocol(HttpToolsProtocol):
             self._last_call = self.loop.call_later(self.last_call_s, self.transport.close)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._body_open and self.cycle.response_complete and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._body_open:
             # An answer came before the request was complete. To close at once would reset the connection under the
             # answer, so the rest may still come for a while, and is dropped.
-            self._unset_keepalive_if_required()
             self._rest_timer = self.loop.call_later(self.rest_s, self._give_up_rest)
+        else:
+            self._await_request()
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._keep_alive.clear()
+
+    # What an exchange asks
+
+    @property
+    def whole(self) -> bool:
+        return not self._body_open and not self.pipeline
+
+    @property
+    def left(self) -> bool:
+        return self.transport.is_closing()
 
     def abort(self) -> None:
         """Break the connection off in mid-answer, with nothing to log."""
@@ -193,9 +220,38 @@ class FrontProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _start_cycle(self, *, keep_alive: bool) -> None:
+        """uvicorn's own way, with our Cycle."""
+        raw_path, _, query = self.url.partition(b"?")
+        path = raw_path.decode("latin-1")  # `front.check_path` refuses what isn't ASCII
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = raw_path
+        self.scope["query_string"] = query
+        before = self.cycle
+        self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _await_request(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._keep_alive.set(self.timeout_keep_alive)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
