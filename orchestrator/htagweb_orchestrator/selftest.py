@@ -25,6 +25,7 @@ from .settings import Settings
 MIB = 1024**2
 MEMORY, PIDS, FILES = 64 * MIB, 24, 1 * MIB  # small, so that trying to exceed them takes no time
 RUNSC_PIDS = 256
+NO_DIRECTORY = 3  # the exit code of a probe that can't write its report
 
 HAS_OWN_KERNEL = {"seccomp": "gVisor has a kernel of its own", "sockets": "gVisor has a kernel of its own"}
 """Not tried under runsc: its filter stands before the host's kernel, where a sandbox can't see it."""
@@ -120,6 +121,8 @@ class SelfTest:
             with contextlib.suppress(msgspec.MsgspecError):
                 promise, held, found = msgspec.json.decode(line, type=tuple[str, bool, str])
                 told[promise] = held, found
+        if not told and ended.exit_code == NO_DIRECTORY:
+            told["directory"] = False, "got another directory than its own"
         if not told:
             raise EngineUnavailable(
                 f"The sandboxes' self-test said nothing under runtime {runtime} (exit code {ended.exit_code})."

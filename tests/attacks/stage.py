@@ -81,7 +81,7 @@ class Stage:
             **values,
         )
 
-    async def open(self, *, engine: DockerEngine | None = None, **values: Any) -> None:
+    async def open(self, *, engine: DockerEngine | None = None, selftest: bool = False, **values: Any) -> None:
         """Serve, with these settings."""
         settings = self.settings(**values)
         self.engine = engine or DockerEngine(instance=self.instance, run_volume=self.instance, base_url=self.base_url)
@@ -95,6 +95,7 @@ class Stage:
             run=self.run,
             sessions=sessions,
             output=self.output,
+            prover=self.engine if selftest else None,
         )
         await self.control.open()
         self._open.push_async_callback(self._close_control)
