@@ -55,6 +55,8 @@ def refused(call: Callable[..., object], *args: Any) -> str:
     """The name of the error that a call ends in; "" if it succeeds."""
     try:
         call(*args)
+    except TimeoutError:
+        return "ETIMEDOUT"
     except OSError as error:
         return errno.errorcode[error.errno or 0]
     return ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
 
+import docker
 import pytest
 
-from tests.attacks.stage import Stage
+from htagweb_orchestrator.settings import AppSettings
+from tests.attacks.stage import CONSOLE_SOURCE, Stage
 
 pytestmark = pytest.mark.docker
 
@@ -46,3 +51,62 @@ async def test_20_no_abstract_socket_of_the_host_is_seen(stage: Stage) -> None:
             """)
     assert found[0] == "ECONNREFUSED"
     assert stage.instance not in found[1]
+
+
+@pytest.fixture
+def walled_network(client: docker.APIClient) -> Iterator[str]:
+    """As the documents advise: its members don't reach each other. It leads nowhere."""
+    name = f"htagweb-attacks-walled-{os.getpid()}"
+    client.create_network(name, internal=True, options={"com.docker.network.bridge.enable_icc": "false"})
+    yield name
+    client.remove_network(name)
+
+
+async def test_20_a_network_of_its_own_choosing_is_all_that_an_app_gets(
+    walled_network: str, closed_stage: Stage
+) -> None:
+    stage = closed_stage
+    stage.publish("inside.py", CONSOLE_SOURCE)
+    await stage.open(apps={"console": AppSettings(overrides={"network": walled_network})})
+    visitor, other = await stage.console(), await stage.console()  # their pages came by the socket all the same
+    inside = await stage.console(app="inside")
+    assert await inside.run("answer = os.listdir('/sys/class/net')", app="inside") == ["lo"]
+    for each in (visitor, other):
+        assert len(await each.run("answer = os.listdir('/sys/class/net')")) == 2
+        networks = stage.inspect(stage.sandbox(each).id)["NetworkSettings"]["Networks"]
+        assert list(networks) == [walled_network]
+    found = await visitor.run("""
+        def reach(place):
+            with socket.socket() as sock:
+                sock.settimeout(1)
+                return refused(sock.connect, (place, 80))
+        answer = [reach("192.0.2.1"), reach("169.254.169.254")]
+        """)
+    assert set(found) <= {"ENETUNREACH", "EHOSTUNREACH", "ETIMEDOUT"}
+
+
+async def test_20_members_of_a_network_without_icc_do_not_reach_each_other(
+    walled_network: str, closed_stage: Stage
+) -> None:
+    if not _bridges_are_filtered():
+        pytest.skip("this kernel doesn't filter what passes between members of a bridge (br_netfilter)")
+    stage = closed_stage
+    await stage.open(apps={"console": AppSettings(overrides={"network": walled_network})})
+    victim, attacker = await stage.console(), await stage.console()
+    (network,) = stage.inspect(stage.sandbox(victim).id)["NetworkSettings"]["Networks"].values()
+    await victim.run("""
+        listening = socket.create_server(("0.0.0.0", 8080))
+        reached = []
+        threading.Thread(target=lambda: reached.append(listening.accept()), daemon=True).start()
+        """)
+    await attacker.run(f"""
+        with socket.socket() as sock:
+            sock.settimeout(1)
+            answer = refused(sock.connect, ({network["IPAddress"]!r}, 8080))
+        """)
+    assert await victim.run("answer = len(reached)") == 0
+
+
+def _bridges_are_filtered() -> bool:
+    setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    return setting.exists() and setting.read_text().strip() == "1"
