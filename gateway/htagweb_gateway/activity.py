@@ -43,7 +43,7 @@ class Activity:
         return {
             sandbox: Seen(idle_s=now - meter.last, sockets=meter.sockets)
             for sandbox, meter in self._meters.items()
-            if meter.last and (everything or meter.sent != (meter.last, meter.sockets))
+            if (meter.last or meter.sockets) and (everything or meter.sent != (meter.last, meter.sockets))
         }
 
     def sent(self, before: dict[SandboxId, tuple[float, int]]) -> None:

@@ -131,7 +131,7 @@ class Gateway:
                 return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             if route is None or route.state is State.ENDED:
                 route = await self.orchestrator.lease(
-                    visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S
+                    visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S, client=edge.own_client
                 )
                 self.routes.learn(route)
             if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):

@@ -18,7 +18,13 @@ class Edge(NamedTuple):
     host: bytes
     client: str  # the visitor's address, as far as it can be believed
     proxied: bool  # some proxy says that it is in front, trusted or not
+    client_told: bool  # by a trusted proxy
     scheme_known: bool  # by configuration or a trusted proxy; else it is only how the last hop came in
+
+    @property
+    def own_client(self) -> str:
+        """The visitor's own address; "" behind a proxy that isn't trusted to tell it, where many seem to be one."""
+        return "" if self.proxied and not self.client_told else self.client
 
 
 class Edges:
@@ -42,14 +48,15 @@ class Edges:
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
         known = False
         client = peer
-        if told and self._trusts(peer):
+        trusted = bool(told) and self._trusts(peer)
+        if trusted:
             said = told.get(b"x-forwarded-proto", b"").split(b",")[-1].strip().lower()
             if said in (b"http", b"https"):
                 scheme, known = said.decode(), True
             client = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
         if self._public_scheme:
             scheme, known = self._public_scheme, True
-        return Edge(scheme, host, client, bool(told), known)
+        return Edge(scheme, host, client, bool(told), trusted, known)
 
     def _trusts(self, address: str) -> bool:
         if not self._trusted:

@@ -28,8 +28,10 @@ class OrchestratorClient:
             trust_env=False,
         )
 
-    async def lease(self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0) -> Route:
-        asked = {"user": user, "app": app, "query": query, "wait_s": wait_s}
+    async def lease(
+        self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0, client: str = ""
+    ) -> Route:
+        asked = {"user": user, "app": app, "query": query, "wait_s": wait_s, "client": client}
         return await self._post("lease", asked, Route, wait_s=wait_s)
 
     async def find(self, user: UserId, app: AppName) -> Route | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
@@ -22,7 +23,7 @@ from .problems import local, problem
 if TYPE_CHECKING:
     from .app import Gateway
 
-MAX_FORM = 16 * 1024
+MAX_FORM, FORM_S = 16 * 1024, 10.0
 START_PATIENCE_S = 0.8
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -123,7 +124,9 @@ class PlatformSite:
             return problem(403, "navigation", "Only a person opening a page starts an app.")
         query = target.partition("?")[2]
         try:
-            route = await gateway.orchestrator.lease(visitor.user, name, query=query, wait_s=START_PATIENCE_S)
+            route = await gateway.orchestrator.lease(
+                visitor.user, name, query=query, wait_s=START_PATIENCE_S, client=edge.own_client
+            )
         except OrchestratorError as error:
             return gateway.refusal(error, card, target, True)
         gateway.routes.learn(route)
@@ -202,10 +205,14 @@ class PlatformSite:
         if visitor is None:
             return {}, None, problem(403, "no-visitor", "You have nothing running here.")
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_FORM:
-                return {}, None, problem(413, "too-large", "That form is too large.")
+        try:
+            async with asyncio.timeout(FORM_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_FORM:
+                        return {}, None, problem(413, "too-large", "That form is too large.")
+        except TimeoutError:
+            return {}, None, problem(408, "too-slow", "That form did not arrive in time.")
         form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}
         return form, visitor, Response()
 

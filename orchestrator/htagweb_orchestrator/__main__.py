@@ -7,12 +7,14 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import sys
 
 from .catalogue import Catalogue
 from .configuration import ConfigError
 from .control import ControlPlane
 from .engines.docker import DockerEngine
+from .logs import configure
 from .operators import Operators
 from .output import OutputFiles
 from .rundir import RunDirectory
@@ -79,10 +81,14 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    from .logs import configure
-
     configure()
-    asyncio.run(serve(settings))
+    try:
+        asyncio.run(serve(settings))
+    except (OSError, sqlite3.Error) as error:
+        log.error(
+            "the orchestrator can't work with its folders: %s", error, extra={"state_dir": str(settings.state_dir)}
+        )
+        return 1
     return 0
 
 

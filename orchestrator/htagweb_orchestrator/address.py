@@ -1,8 +1,8 @@
 """The one function that dials a sandbox, for the gateway and for the orchestrator alike.
 
-A sandbox owns its sockets, so it may replace one by a link to another user's socket, or to the orchestrator's. A plain
-`connect(path)` would follow that. So: open the name itself (O_PATH|O_NOFOLLOW), look at what was opened, connect to that
-very inode through /proc/self/fd, and check who answers.
+A sandbox owns its sockets, so it may replace one by a link to another user's socket, or to the orchestrator's, and a
+plain `connect(path)` would follow that. So: open the name itself (O_PATH|O_NOFOLLOW), look at what was opened, connect
+to that very inode through /proc/self/fd, and check who answers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ async def _dial_unix(address: UnixAddress, timeout_s: float) -> socket.socket:
 
 
 async def _connect(unix: socket.socket, path: str, timeout_s: float) -> None:
-    """A Unix connect never waits when non-blocking: a full backlog is EAGAIN at once. So wait here, within the deadline."""
+    """A Unix connect never waits when non-blocking: a full backlog is EAGAIN at once. So wait here instead."""
     async with asyncio.timeout(timeout_s):
         delay_s = 0.001
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,23 +34,28 @@ class Admission:
         *,
         max_per_user: int,
         starts_per_minute: int = 30,
+        starts_per_address: int = 120,
         memory: Callable[[], tuple[int, int]] = available_memory,
     ) -> None:
         self._max_per_user = max_per_user
-        self._starts_per_minute = starts_per_minute
         self._memory = memory
-        self._recent: dict[UserId, deque[float]] = {}
+        self._of_users = Rate(starts_per_minute)
+        self._of_addresses = Rate(starts_per_address)
         self._used: dict[AppName, deque[int]] = {}
 
-    def admit(self, user: UserId, now: float, *, of_user: Sequence[Sandbox]) -> None:
-        """Raise UserLimitReached or RateLimited; otherwise the start is counted."""
+    def admit(self, user: UserId, client: str, now: float, *, of_user: Sequence[Sandbox]) -> None:
+        """Raise UserLimitReached or RateLimited; otherwise the start is counted, for the user and for his address."""
         if len(of_user) >= self._max_per_user:
             raise UserLimitReached(
                 f"You have {len(of_user)} apps running; {self._max_per_user} is the limit. End one to open another.",
                 limit=str(self._max_per_user),
                 longest_idle=longest_idle(of_user, now),
             )
-        self._count(user, now)
+        address = network(client)
+        if not (self._of_users.allows(user, now) and self._of_addresses.allows(address, now)):
+            raise RateLimited("Too many starts within a minute. Wait a minute, then try again.")
+        self._of_users.count(user, now)
+        self._of_addresses.count(address, now)
 
     def fits(self, app: AppName, starting: Iterable[AppName]) -> bool:
         """Would one more of this app fit into memory, with those that start already and have not taken theirs yet?"""
@@ -70,15 +76,36 @@ class Admission:
         total, available = self._memory()
         return available - more * UNKNOWN_USE >= _low(total)
 
-    def _count(self, user: UserId, now: float) -> None:
-        if len(self._recent) > 10_000:  # forget those who have been quiet, so that visitors can't fill this table
-            self._recent = {u: times for u, times in self._recent.items() if times and now - times[-1] < 60}
-        times = self._recent.setdefault(user, deque())
+
+class Rate:
+    """At most so many of each name within a minute; a name of "" is nobody, and free."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._recent: dict[str, deque[float]] = {}
+
+    def allows(self, name: str, now: float) -> bool:
+        times = self._recent.get(name)
         while times and now - times[0] > 60:
             times.popleft()
-        if len(times) >= self._starts_per_minute:
-            raise RateLimited("Too many starts within a minute. Wait a minute, then try again.")
-        times.append(now)
+        return not name or not times or len(times) < self._most
+
+    def count(self, name: str, now: float) -> None:
+        if len(self._recent) > 10_000:  # forget those who have been quiet, so that visitors can't fill this table
+            self._recent = {n: times for n, times in self._recent.items() if times and now - times[-1] < 60}
+        self._recent.setdefault(name, deque()).append(now)
+
+
+def network(client: str) -> str:
+    """What one visitor has of addresses: of IPv4 the one, of IPv6 the /64. "" for what is no address, and for
+    this machine itself, from where a proxy in front speaks for everybody."""
+    try:
+        ip = ipaddress.ip_address(client)
+    except ValueError:
+        return ""
+    if ip.is_loopback:
+        return ""
+    return str(ip) if ip.version == 4 else str(ipaddress.ip_network((ip, 64), strict=False))
 
 
 def _low(total_bytes: int) -> int:

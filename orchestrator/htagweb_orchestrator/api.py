@@ -10,11 +10,14 @@ from .model import AppName, Change, Ending, Route, SandboxId, Seen, UserId
 
 
 class Orchestrator(Protocol):
-    async def lease(self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0) -> Route:
+    async def lease(
+        self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0, client: str = ""
+    ) -> Route:
         """Make sure that this user has a sandbox of this app; the only verb that starts one.
 
         Joins a start in progress. Returns after `wait_s` at the latest, with a route in state STARTING where it isn't
-        ready by then. `query` reaches the app's first page (htag 1: `init`). Clears an ending that was waiting to be
+        ready by then. `query` reaches the app's first page (htag 1: `init`). `client` is the visitor's address: cookies
+        are free, so what one address may start is limited, too. Clears an ending that was waiting to be
         explained. Raises a child of OrchestratorError: AppNotFound, AppBroken, UserLimitReached, CapacityExceeded,
         StartFailed, …
         """
@@ -25,7 +28,7 @@ class Orchestrator(Protocol):
         ...
 
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
-        """When people last did something, per sandbox. `gateway` names the reporting worker. Unknown ids are ignored."""
+        """When people last did something, per sandbox. `gateway` names the worker. Unknown ids are ignored."""
         ...
 
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:

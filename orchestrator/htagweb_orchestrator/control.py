@@ -163,6 +163,7 @@ class ControlPlane:
         self._spawn(self._serve(opened), "engine")
         self._spawn(self._every(SCAN_S, self._scan), "catalogue")
         self._spawn(self._every(3600.0, self._prune), "prune")
+        self._spawn(self._every(SWEEP_S, self._prune_output), "prune output")
         await opened.wait()
 
     async def _serve(self, opened: asyncio.Event) -> None:
@@ -265,23 +266,25 @@ class ControlPlane:
 
     # -- api.Orchestrator ----------------------------------------------------------------------------------------
 
-    async def lease(self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0) -> Route:
+    async def lease(
+        self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0, client: str = ""
+    ) -> Route:
         sandbox = self._registry.live((user, app))
         if sandbox is None:
-            sandbox = self._reserve(user, app, query)
+            sandbox = self._reserve(user, app, query, client)
         if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
             # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
             await asyncio.wait({sandbox.start}, timeout=wait_s)
             sandbox = self._registry.live((user, app)) or sandbox
         return self._route(sandbox)
 
-    def _reserve(self, user: UserId, app: AppName, query: str) -> Sandbox:
+    def _reserve(self, user: UserId, app: AppName, query: str, client: str) -> Sandbox:
         """Look, admit and enter into the registry without an await in between: nobody else can pass the same limit."""
         if self._refusal is not None:
             raise self._refusal
         published = self._catalogue.get(app)
         now = self._now()
-        self._admission.admit(user, now, of_user=self._registry.of_user(user))
+        self._admission.admit(user, client, now, of_user=self._registry.of_user(user))
         lease = self._new_lease(published).replace(user=user, app=app, version=published.version, last_activity_s=now)
         sandbox = Sandbox(lease)
         if self._line.comes_before(sandbox) or self._held_up(sandbox) or self._is_full():
@@ -610,7 +613,9 @@ class ControlPlane:
 
     async def _prune(self) -> None:
         await self._sessions.prune()
-        await asyncio.to_thread(self._output.prune)
+
+    async def _prune_output(self) -> None:
+        await asyncio.to_thread(self._output.prune)  # often: an app that crashes at each start writes a file each time
 
     # -- for operators.py ----------------------------------------------------------------------------------------
 

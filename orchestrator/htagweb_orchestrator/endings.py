@@ -60,7 +60,7 @@ class Endings:
             self._kept.pop(sandbox.key, None)
             self._kept[sandbox.key] = route, self._now()
             self._hub.publish(RouteChanged(route=route))
-        facts = {"sandbox": sandbox.id, "app": sandbox.described, "user": sandbox.lease.user}
+        facts: dict[str, object] = {"sandbox": sandbox.id, "app": sandbox.described, "user": sandbox.lease.user}
         facts |= {"ending": ending, "detail": detail, "age_s": round(self._now() - sandbox.lease.created_s, 1)}
         log.info("sandbox ended", extra=facts)
         task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")

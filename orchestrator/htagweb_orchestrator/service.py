@@ -43,6 +43,7 @@ class LeaseRequest(Struct, frozen=True):
     app: AppName
     query: str = ""
     wait_s: float = 0.0
+    client: str = ""
 
 
 class FindRequest(Struct, frozen=True):
@@ -72,7 +73,11 @@ def gateway_api(control: ControlPlane) -> Starlette:
     async def lease(request: Request) -> Response:
         asked = await _body(request, LeaseRequest)
         route = await control.lease(
-            asked.user, asked.app, query=asked.query, wait_s=min(max(asked.wait_s, 0.0), MAX_WAIT_S)
+            asked.user,
+            asked.app,
+            query=asked.query,
+            wait_s=min(max(asked.wait_s, 0.0), MAX_WAIT_S),
+            client=asked.client,
         )
         return _json(route)
 

@@ -18,9 +18,9 @@ def admission(*, total: int = 64 * GIB, free: int = 64 * GIB, starts_per_minute:
     return Admission(max_per_user=5, starts_per_minute=starts_per_minute, memory=lambda: (total, free))
 
 
-def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0) -> bool:
+def allowed(one: Admission, user: UserId = ALICE, now: float = 0.0, client: str = "") -> bool:
     try:
-        one.admit(user, now, of_user=[])
+        one.admit(user, client, now, of_user=[])
     except RateLimited:
         return False
     return True
@@ -70,6 +70,21 @@ def test_each_user_has_a_rate_of_his_own() -> None:
     assert not allowed(one, ALICE, now=59)
     assert allowed(one, BOB)
     assert allowed(one, ALICE, now=61)
+
+
+def test_whoever_throws_cookies_away_is_bounded_by_his_address() -> None:
+    one = Admission(max_per_user=5, starts_per_address=3, memory=lambda: (64 * GIB, 64 * GIB))
+    visitors = [UserId(f"visitor-{number}") for number in range(4)]
+    assert [allowed(one, user, client="192.0.2.7") for user in visitors] == [True, True, True, False]
+    assert allowed(one, ALICE, client="192.0.2.8")
+    assert [allowed(one, user, client=f"2001:db8::{n}") for n, user in enumerate(visitors)] == [True] * 3 + [False]
+    assert allowed(one, BOB, client="2001:db8:0:1::1")
+
+
+def test_where_the_address_says_nothing_it_limits_nobody() -> None:
+    one = Admission(max_per_user=5, starts_per_address=1, memory=lambda: (64 * GIB, 64 * GIB))
+    for client in ("", "127.0.0.1", "::1", "testclient"):
+        assert [allowed(one, UserId(f"{client}{number}"), client=client) for number in range(3)] == [True] * 3
 
 
 def test_thousands_of_visitors_who_come_once_are_forgotten_and_the_busy_are_not() -> None:
