@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from htagweb_orchestrator.catalogue import Catalogue
-from htagweb_orchestrator.errors import OrchestratorError
+from htagweb_orchestrator.errors import EngineUnavailable, OrchestratorError
 from htagweb_orchestrator.model import AppCard
 from htagweb_orchestrator.settings import ConfigError, Settings
 
@@ -60,7 +61,23 @@ def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> 
     apps = tuple(_checked(catalogue, card) for card in catalogue.cards() if only in (None, card.name))
     if only and not apps:
         problems = (*problems, f"There is no app {only} in {folder}.")
+    networks = {limits.network for limits in settings.all_limits()} - {""}
+    if networks and only is None:
+        problems = (*problems, *asyncio.run(_missing_networks(networks)))
     return Checked(apps, problems, catalogue.warnings() if only is None else ())
+
+
+async def _missing_networks(networks: set[str]) -> list[str]:
+    """Asked of the engine itself: the orchestrator may not run yet. Where none answers, nothing is missing."""
+    from htagweb_orchestrator.engines.docker import DockerEngine
+
+    engine = DockerEngine(instance="", run_volume="")
+    try:
+        return [f"{each.subject}: {each.found}" for each in await engine.advice(networks) if each.wrong]
+    except EngineUnavailable:
+        return []
+    finally:
+        await engine.close()
 
 
 @contextmanager

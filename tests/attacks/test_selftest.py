@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import docker
 import pytest
 
+from htagweb.checking import check
 from htagweb_orchestrator.engines.docker_options import Options
 from htagweb_orchestrator.errors import EngineUnavailable, IsolationBroken
 from htagweb_orchestrator.model import AppName, UserId
@@ -126,3 +128,12 @@ async def test_a_runtime_that_the_engine_does_not_have_is_named(closed_stage: St
     with pytest.raises(EngineUnavailable, match="no-such-runtime"):
         await stage.control.lease(UserId("anybody"), CONSOLE)
     assert stage.containers() == []
+
+
+def test_apps_check_names_a_network_that_is_missing(tmp_path: Path, internal_network: str) -> None:
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "htagweb.toml").write_text(
+        f'[apps.a]\nnetwork = "{internal_network}"\n[apps.b]\nnetwork = "{internal_network}-missing"\n'
+    )
+    (problem,) = check(tmp_path / "apps", {}).problems
+    assert problem.startswith(f"network {internal_network}-missing: isn't there")
