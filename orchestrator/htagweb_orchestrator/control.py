@@ -23,6 +23,7 @@ from .clock import boot_id, boottime_s
 from .endings import Endings
 from .engines.base import Advice, Engine
 from .errors import (
+    CapacityExceeded,
     Draining,
     EngineUnavailable,
     IsolationBroken,
@@ -288,13 +289,13 @@ class ControlPlane:
         lease = self._new_lease(published).replace(user=user, app=app, version=published.version, last_activity_s=now)
         sandbox = Sandbox(lease)
         if self._line.comes_before(sandbox) or self._held_up(sandbox) or self._is_full():
-            sandbox.turn = self._line.join(sandbox)
+            self._queue(sandbox)
         elif (warm := self._pool.take(published)) is not None:
             self._uids.give_back(lease.uid)
             warm.lease = lease.replace(sandbox=warm.id, uid=warm.lease.uid)
             sandbox = warm
         elif not self._has_room(sandbox):
-            sandbox.turn = self._line.join(sandbox)
+            self._queue(sandbox)
         self._registry.add(sandbox)
         self._endings.explained(sandbox.key)
         self._publish(sandbox)
@@ -302,6 +303,13 @@ class ControlPlane:
         if (turn := sandbox.turn) is not None:  # whoever is ended while he waits, even at once, leaves the line
             sandbox.start.add_done_callback(lambda _: turn.cancel())
         return sandbox
+
+    def _queue(self, sandbox: Sandbox) -> None:
+        try:
+            sandbox.turn = self._line.join(sandbox)
+        except CapacityExceeded:
+            self._uids.give_back(sandbox.lease.uid)
+            raise
 
     def _is_full(self) -> bool:
         """Are there as many users' sandboxes as the operator allows?"""

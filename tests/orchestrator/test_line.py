@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from htagweb_orchestrator import control
 from htagweb_orchestrator.admission import GIB
 from htagweb_orchestrator.errors import CapacityExceeded
 from htagweb_orchestrator.line import GONE_S, MOST
 from htagweb_orchestrator.model import Ending, SandboxId, Seen, State, Step, UserId
+from htagweb_orchestrator.rundir import UidAllocator
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
@@ -89,6 +91,18 @@ async def test_cancelling_while_waiting_gives_the_place_up(stage: Stage) -> None
     await plane.release(BOB, HELLO, Ending.VISITOR)
     assert await place(plane, CAROL) == 1
     assert plane.engine.calls["start"] == 1
+
+
+async def test_whoever_is_refused_takes_nothing_along(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = MOST + 2  # places in the line, the one that runs, and the one that is refused
+    monkeypatch.setattr(control, "UidAllocator", lambda: UidAllocator(20000, 20000 + few - 1))
+    plane = await stage.open(max_sandboxes=1)
+    await plane.until_ready(ALICE, HELLO)
+    for number in range(MOST):
+        await plane.lease(UserId(f"visitor-{number}"), HELLO)
+    for _ in range(3):
+        with pytest.raises(CapacityExceeded):
+            await plane.lease(BOB, HELLO)
 
 
 async def test_a_line_that_is_full_refuses(stage: Stage) -> None:
