@@ -33,7 +33,7 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.chunked_encoding = None
         self.expected_content_length = 0
-        lines = [STATUS_LINE[status]]
+        lines: list[bytes] = []
         closing = False
         for name, value in (*self.default_headers, *headers):
             if name == b"content-length":
@@ -42,16 +42,15 @@ class Cycle(RequestResponseCycle):
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive = False
                 closing = True
-            if _CONTROL.search(value):
-                raise RuntimeError(f"the header {name!r} has a value that no header may have")
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines.append(b"%b: %b" % (name, value))
+        if _CONTROL.search(b"".join(lines)):
+            raise RuntimeError("a header has a value that no header may have")
         if not self.keep_alive and not closing:
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            lines.append(b"transfer-encoding: chunked")
+        return STATUS_LINE[status] + b"\r\n".join(lines) + (b"\r\n\r\n" if lines else b"\r\n")
 
     def _send_body(self, body: bytes, more: bool) -> None:
         if self.scope["method"] == "HEAD":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,10 +17,13 @@ from htagweb_orchestrator.model import Platform
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 HEAD_FIELDS = 100
 HEAD_BYTES = 32 * 1024
+HOST_BYTES = 253 + len(":65535")  # RFC 1035 2.3.4, without the root's dot
+REMEMBERED = 1024  # hosts and origins that were looked at before
 
 Headers = Iterable[tuple[bytes, bytes]]
 
 _HOST = re.compile(rb"(?P<name>[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_ORIGIN = re.compile(rb"(https?)://([^/?#@\\\s]+)", re.IGNORECASE)
 _LOCALHOST = re.compile(rb"localhost|([a-z0-9_-]+\.)+localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.IGNORECASE)
 _APP_NAME = re.compile(rb"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # The first segment decides where a request goes, so nothing in it may read differently to someone who decodes it.
@@ -44,6 +48,8 @@ def check(scope: dict[str, Any]) -> Refusal | None:
         return Refusal(431, "too many header fields")
     if scope["type"] == "http" and scope["method"] not in METHODS:
         return Refusal(405, "this method is not supported here")
+    if "htagweb.visitor" in scope:  # our own protocol class has looked at the headers before it made this scope
+        return check_path(raw_path(scope), scope["query_string"])
     return (
         check_framing(scope["http_version"], headers, websocket=scope["type"] == "websocket")
         or check_host(headers)
@@ -122,6 +128,11 @@ def raw_path(scope: dict[str, Any]) -> bytes:
 
 def split_host(host: bytes) -> tuple[bytes, int | None] | None:
     """A Host header's name (lower case) and port; None if it isn't well-formed."""
+    return _split_host(host) if len(host) <= HOST_BYTES else None
+
+
+@lru_cache(REMEMBERED)
+def _split_host(host: bytes) -> tuple[bytes, int | None] | None:
     match = _HOST.fullmatch(host)
     if match is None:
         return None
@@ -155,7 +166,14 @@ def check_origin(origin: bytes | None, *, host: bytes, scheme: str | None, missi
     """
     if origin is None:
         return None if missing_ok else Refusal(403, "this request needs an Origin")
-    match = re.fullmatch(rb"(https?)://([^/?#@\\\s]+)", origin, re.IGNORECASE)
+    if len(origin) > len("https://") + HOST_BYTES:
+        return Refusal(403, "this Origin may not do that")
+    return _check_origin(origin, host, scheme)
+
+
+@lru_cache(REMEMBERED)
+def _check_origin(origin: bytes, host: bytes, scheme: str | None) -> Refusal | None:
+    match = _ORIGIN.fullmatch(origin)
     if match is None:
         return Refusal(403, "this Origin may not do that")
     said = match[1].lower().decode("ascii")

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+import msgspec
 
 RawHeaders = list[tuple[bytes, bytes]]
 
 MAX_COOKIES = 20
 MAX_COOKIE_BYTES = 4096
+REMEMBERED_NAMES = 256  # of which is known what becomes of them; a head's limit is theirs, so this bounds memory
+REMEMBERED_COOKIES = 1024
+REMEMBERED_COOKIE_BYTES = 1024  # no longer field is remembered
 
 # RFC 9110 7.6.1, and what older software means by it.
 _HOP_BY_HOP = frozenset(
@@ -34,13 +40,22 @@ _RESPONSE_REMOVED = _HOP_BY_HOP | {
 _OURS = (b"x-forwarded-", b"x-htag", b"proxy-")
 _HTAG_TOKEN = b"x-htag-token"  # by which htag 2 knows that an event comes from its own page
 _STEERING = (b"x-accel-", b"proxy-")
+_RESPONSE_REWRITTEN = frozenset({b"set-cookie", b"location", b"content-location", b"content-length", b"content-type"})
+_NONE: frozenset[bytes] = frozenset()
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ABSOLUTE = re.compile(rb"(?:(https?):)?//([^/?#\\]*)([^\s]*)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
+class Fate(Enum):
+    """What becomes of a field, as far as its name tells."""
+
+    KEPT = 0
+    REMOVED = 1
+    REWRITTEN = 2  # or removed, as its value is
+
+
+class Forward(msgspec.Struct, frozen=True, kw_only=True):
     """Where one request goes and what its sandbox is told about the visitor."""
 
     prefix: str  # "/counter"; "" for an app served at the root
@@ -57,17 +72,17 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) ->
     headers = list(headers)
     named = _named_by_connection(headers)
     out: RawHeaders = [(b"host", forward.host)]
-    for name, value in headers:
-        if name in named or name in _REQUEST_REMOVED or (name.startswith(_OURS) and name != _HTAG_TOKEN):
+    for pair in headers:
+        name, value = pair
+        fate = _of_request(name)
+        if fate is Fate.REMOVED or name in named:
             continue
-        # Python's CGI tradition reads x_forwarded_for and x-forwarded-for as one name.
-        if b"_" in name and ((plain := name.replace(b"_", b"-")) in _REQUEST_REMOVED or plain.startswith(_OURS)):
-            continue
-        if name == b"cookie":
+        if fate is Fate.REWRITTEN:
             value = _without_cookies(value, forward.cookie_names)
             if not value:
                 continue
-        out.append((name, value))
+            pair = name, value
+        out.append(pair)
     chain = forward.forwarded_for or forward.client
     if chain:
         out.append((b"x-forwarded-for", chain.encode("latin-1")))
@@ -89,8 +104,13 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *
     named = _named_by_connection(headers)
     out: RawHeaders = []
     cookies = 0
-    for name, value in headers:
-        if name in named or name in _RESPONSE_REMOVED or name.startswith(_STEERING):
+    for pair in headers:
+        name, value = pair
+        fate = _of_response(name)
+        if fate is Fate.REMOVED or name in named:
+            continue
+        if fate is Fate.KEPT:
+            out.append(pair)
             continue
         if name == b"set-cookie":
             confined = confine_cookie(value, forward)
@@ -157,13 +177,38 @@ def relocate(location: bytes, forward: Forward) -> bytes:
     return prefix + location
 
 
-def _named_by_connection(headers: RawHeaders) -> set[bytes]:
-    return {token.strip().lower() for name, value in headers if name == b"connection" for token in value.split(b",")}
+@lru_cache(REMEMBERED_NAMES)
+def _of_request(name: bytes) -> Fate:
+    # Python's CGI tradition reads x_forwarded_for and x-forwarded-for as one name.
+    for each in (name, name.replace(b"_", b"-")):
+        if each in _REQUEST_REMOVED or (each.startswith(_OURS) and name != _HTAG_TOKEN):
+            return Fate.REMOVED
+    return Fate.REWRITTEN if name == b"cookie" else Fate.KEPT
+
+
+@lru_cache(REMEMBERED_NAMES)
+def _of_response(name: bytes) -> Fate:
+    if name in _RESPONSE_REMOVED or name.startswith(_STEERING):
+        return Fate.REMOVED
+    return Fate.REWRITTEN if name in _RESPONSE_REWRITTEN else Fate.KEPT
+
+
+def _named_by_connection(headers: RawHeaders) -> frozenset[bytes]:
+    values = [value for name, value in headers if name == b"connection"]
+    return frozenset(token.strip().lower() for value in values for token in value.split(b",")) if values else _NONE
 
 
 def _without_cookies(value: bytes, names: frozenset[bytes]) -> bytes:
+    short = len(value) <= REMEMBERED_COOKIE_BYTES
+    return _remembered_without_cookies(value, names) if short else _filter_cookies(value, names)
+
+
+def _filter_cookies(value: bytes, names: frozenset[bytes]) -> bytes:
     pairs = [pair.strip() for pair in value.split(b";")]
     return b"; ".join(pair for pair in pairs if pair and pair.partition(b"=")[0].strip() not in names)
+
+
+_remembered_without_cookies = lru_cache(REMEMBERED_COOKIES)(_filter_cookies)
 
 
 def _same_host(one: bytes, other: bytes) -> bool:

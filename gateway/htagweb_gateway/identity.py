@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from htagweb_orchestrator.model import UserId
 
 DAY_S = 86_400
 KEY_BYTES = 32
+REMEMBERED_BYTES = 1024  # Cookie fields that are no longer are taken apart once
 REMEMBERED = 10_000  # verified cookies a worker keeps; an HMAC each costs more than all the rest of routing
 # Neither name is accepted under the other scheme: a cookie set over plain http proves nothing under https.
 NAMES = {"http": b"htagweb", "https": b"__Host-htagweb"}
@@ -39,9 +41,9 @@ class Identity:
         name = NAMES[scheme]
         for key, value in headers:
             if key == b"cookie":
-                for pair in value.split(b";"):
-                    found, _, cookie = pair.strip().partition(b"=")
-                    if found == name and (visitor := self._verify(cookie)):
+                short = len(value) <= REMEMBERED_BYTES
+                for cookie in _remembered_cookies(value, name) if short else _cookies(value, name):
+                    if visitor := self._verify(cookie):
                         return visitor
         return None
 
@@ -65,6 +67,15 @@ class Identity:
         secure = "; Secure" if scheme == "https" else ""
         value = self._signer.sign(user).decode()
         return f"{NAMES[scheme].decode()}={value}; Path=/; Max-Age={self._life_s}; HttpOnly; SameSite=Lax{secure}"
+
+
+def _cookies(value: bytes, name: bytes) -> tuple[bytes, ...]:
+    """The values that a Cookie field has for one name."""
+    pairs = (pair.strip().partition(b"=") for pair in value.split(b";"))
+    return tuple(cookie for found, _, cookie in pairs if found == name)
+
+
+_remembered_cookies = lru_cache(1024)(_cookies)
 
 
 def signing_key(path: Path) -> bytes:
