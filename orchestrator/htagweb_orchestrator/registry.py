@@ -112,6 +112,7 @@ class Sandbox:
     def pass_time(self, now: float, passed_s: float, *, watched: bool) -> bool:
         """Let idle time stand still for as much of the last `passed_s` as it should; True if it did."""
         lease = self.lease
+        passed_s = min(passed_s, now - lease.claimed_s)  # it may be younger than the round
         held_s = self.busy.held_s(now, passed_s, lease.limits.busy_max_s - lease.busy_used_s)
         frozen_s = held_s if watched else passed_s
         if frozen_s > 0:

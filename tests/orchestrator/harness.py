@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,15 @@ class Harness:
         self.files: dict[str, bytes] = {}
         self.session: Frame = {}
         self.connections = 0
-        self.serving = 0  # connections that have not ended yet
         self.reading = asyncio.Event()  # cleared: it leaves what was sent to it in the socket
         self.reading.set()
         self._exits = exits
         self._held_back: list[bytes] = []
         self._answers: dict[int, asyncio.Future[str | None]] = {}
         self._writer: asyncio.StreamWriter | None = None
-        self._server: asyncio.Server | None = None
         self._sockets: list[socket.socket] = []
-        self._boot = asyncio.create_task(self.boot())
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._run(self.boot())
 
     # -- what a script overrides ---------------------------------------------------------------------------------
 
@@ -115,12 +114,13 @@ class Harness:
             self._sockets = [self._bind(folder, name) for name in ("app.sock", "control.sock")]
         finally:
             os.close(folder)
-        self._server = await asyncio.start_unix_server(self._serve, sock=self._sockets[1])
+        asyncio.get_running_loop().add_reader(self._sockets[1], self._accept)
 
     def _bind(self, folder: int, name: str) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         path = f"/proc/self/fd/{folder}/{name}"  # the whole path may be longer than a socket's name can be
         listener.bind(path)
+        listener.setblocking(False)
         listener.listen()
         os.chmod(path, 0o600)
         os.chown(path, self.spec.uid, self.spec.uid)
@@ -133,22 +133,33 @@ class Harness:
 
     def killed(self) -> None:
         """Called by the machine: nothing of it runs any more; its socket files stay."""
-        self._boot.cancel()
-        self.reading.set()
+        for task in self.tasks:
+            task.cancel()
         self.refuse_connections()
-        for listener in self._sockets:
-            listener.close()
         if self._writer is not None:
             self._writer.transport.abort()
 
     def refuse_connections(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        for listener in self._sockets:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+        self._sockets = []
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def _accept(self) -> None:
+        peer, _ = self._sockets[1].accept()
+        peer.setblocking(False)
+        # However early it is cancelled, nothing stays open.
+        self._run(self._serve(peer)).add_done_callback(lambda _: peer.close())
+
+    async def _serve(self, peer: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=peer)
         self.connections += 1
-        self.serving += 1
         if self._writer is not None:
             self._writer.close()
         self._writer = writer
@@ -164,7 +175,6 @@ class Harness:
                 await writer.wait_closed()
             if self._writer is writer:
                 self._writer = None
-            self.serving -= 1
 
     async def _hear(self, frame: Frame, reader: asyncio.StreamReader) -> None:
         self.heard.append(frame)

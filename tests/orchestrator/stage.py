@@ -211,9 +211,11 @@ class Stage:
         return plane
 
     async def close_plane(self, plane: Plane) -> None:
-        """An orderly stop of the orchestrator; what runs goes on."""
+        """An orderly stop of the orchestrator; what runs goes on, and has noticed."""
         self.planes.remove(plane)
         await plane.close()
+        running = [c.harness for c in self.machine.containers.values() if c.instance == plane.engine.instance]
+        await eventually(lambda: not any(each.connected for each in running if each.reading.is_set()))
 
     def store(self, settings: Settings) -> Sessions:
         store = Sessions(self.root / "state" / "sessions.sqlite", size=settings.session_size_bytes)
@@ -281,6 +283,6 @@ class Stage:
             await plane.close()
         for sandbox in list(self.machine.containers):
             self.machine.remove(sandbox)
-        await eventually(lambda: not any(harness.serving for harness in self.machine.harnesses))
+        await eventually(lambda: not any(harness.tasks for harness in self.machine.harnesses))
         for store in self._stores:
             store.close()

@@ -37,7 +37,7 @@ async def test_an_adopted_sandbox_keeps_its_idle_clock_and_its_age(stage: Stage,
         (600.0, 200.0, 700.0)
     ]
     await again.gateway()
-    stage.clock.forward(700 - 16)
+    stage.clock.forward(700 - 16 + 0.1)
     assert (await again.until_ended(ALICE, HELLO)).ending is Ending.IDLE
 
 
@@ -194,18 +194,18 @@ async def test_the_lease_on_disk_is_all_that_is_needed(stage: Stage, plane: Plan
 
 
 @pytest.mark.parametrize(
-    ("how", "ending", "detail"),
+    ("code", "out_of_memory", "ending", "detail"),
     [
-        ({"code": 1}, Ending.CRASHED, "exit code 1"),
-        ({"code": 137, "out_of_memory": True}, Ending.MEMORY, "it needed more memory than it may have"),
-        ({"code": 0}, Ending.LOST, "it ended while the server was restarted"),
+        (1, False, Ending.CRASHED, "exit code 1"),
+        (137, True, Ending.MEMORY, "it needed more memory than it may have"),
+        (0, False, Ending.LOST, "it ended while the server was restarted"),
     ],
 )
 async def test_what_ended_while_no_orchestrator_was_there_is_explained(
-    stage: Stage, how: dict[str, int], ending: Ending, detail: str
+    stage: Stage, code: int, out_of_memory: bool, ending: Ending, detail: str
 ) -> None:
     old = stage.left_behind()
-    stage.machine.die(old.sandbox, **how)
+    stage.machine.die(old.sandbox, code, out_of_memory=out_of_memory)
     plane = await stage.open()
     route = await plane.until_ended(ALICE, HELLO)
     assert (route.sandbox, route.ending, route.detail) == (old.sandbox, ending, detail)

@@ -89,6 +89,12 @@ def test_frozen_time_is_no_idle_time(silent_s: float, frozen_s: float) -> None:
     assert idle_s == pytest.approx(max(0.0, silent_s - frozen_s), abs=1e-6)
 
 
+def test_no_time_stands_still_before_there_was_a_lease() -> None:
+    young = sandbox(age_s=3)
+    young.pass_time(NOW, 20.0, watched=False)
+    assert young.lease.idle_frozen_s == 3
+
+
 @pytest.mark.parametrize(
     ("length_s", "said"),
     [
