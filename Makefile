@@ -1,8 +1,8 @@
 # What people type; what it means stands in scripts/.
-.PHONY: help up down test check bench lock
+.PHONY: help up down test soak check bench lock
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 up: ## start the platform, installing what is missing on a Debian machine
 	@scripts/up
@@ -13,11 +13,17 @@ down: ## end every sandbox and the platform
 test: ## run everything: format, lint, types, all tests
 	@scripts/test
 
+soak: ## the endurance tests of the data path, at length
+	@scripts/soak
+
 check: ## format, lint and types only
 	@scripts/venv && scripts/check
 
 bench: ## measure the data path beside other proxies (four minutes), and write docs/benchmarks.md
 	@scripts/bench data-path
+
+bench-neighbours: ## measure what a visitor notices of hostile neighbours (two minutes; needs Docker and root)
+	@scripts/venv && .venv/bin/python -m benchmarks neighbours
 
 lock: ## bring every locked dependency up to date
 	@scripts/venv && scripts/lock --upgrade
