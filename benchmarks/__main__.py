@@ -1,4 +1,4 @@
-"""`python -m benchmarks data-path`: measure, and write the figures into docs/benchmarks.md."""
+"""`python -m benchmarks data-path|neighbours`: measure, and write the figures into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from .stage import proxies
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    arguments.add_argument("section", choices=["data-path"])
+    arguments.add_argument("section", choices=["data-path", "neighbours"])
     arguments.add_argument("--rounds", type=int, default=3, help="times that each figure is taken (default: 3)")
     arguments.add_argument("--seconds", type=int, default=1, help="how long each takes (default: 1)")
     arguments.add_argument("--to", type=Path, default=FILE, help="the file to write to (default: docs/benchmarks.md)")
     given = arguments.parse_args()
+    if given.section == "neighbours":  # needs the engine and root, and not what the data path is compared with
+        from . import neighbours
+
+        text = neighbours.measure(seconds=3.0 * given.seconds, starts=10 * given.rounds)
+        write_section("neighbours", text, given.to)
+        return 0
     write_section("data path", data_path.measure(proxies(), rounds=given.rounds, seconds=given.seconds), given.to)
     return 0
 

@@ -117,8 +117,7 @@ class Stage:
     async def console(self, visitor: Visitor | None = None, *, app: str = "console") -> Visitor:
         """A new visitor, or this one, with a hostile sandbox of his own."""
         visitor = visitor or self.visitor()
-        page = await visitor.open(app)
-        assert page.body == b"console", page.body.decode()
+        await visitor.take_over(app)
         return visitor
 
     # -- what the host knows of a sandbox ------------------------------------------------------------------------

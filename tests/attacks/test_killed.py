@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
 
 import pytest
 
-from htagweb_gateway.orchestrator_client import OrchestratorClient
-from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppName, State, UserId
+from tests.attacks.processes import orchestrator, serves
 from tests.attacks.stage import Stage, eventually
-from tests.engines.conftest import GATEWAY_GID, IMAGE, SOCKET
+from tests.engines.conftest import SOCKET
 
 pytestmark = pytest.mark.docker
 
 CONSOLE = AppName("console")
-
-
-@asynccontextmanager
-async def orchestrator(stage: Stage, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process of its own over the stage's folders, as a container would run it; killed at the end."""
-    for name in ("ctl", "admin"):
-        (stage.folder / name).mkdir(exist_ok=True)
-    (stage.folder / "ctl" / "orch.sock").unlink(missing_ok=True)
-    environment = {
-        "HTAGWEB_INSTANCE": stage.instance,
-        "HTAGWEB_RUN_VOLUME": stage.instance,
-        "HTAGWEB_SANDBOX_IMAGE": IMAGE,
-        "HTAGWEB_APPS_DIR": str(stage.folder / "apps"),
-        "HTAGWEB_RUN_DIR": str(stage.run.path),
-        "HTAGWEB_CTL_DIR": str(stage.folder / "ctl"),
-        "HTAGWEB_ADMIN_DIR": str(stage.folder / "admin"),
-        "HTAGWEB_STATE_DIR": str(stage.folder / "state"),
-        "HTAGWEB_GATEWAY_UID": str(GATEWAY_GID),
-        "HTAGWEB_WARM_MAX": "0",
-        **settings,
-    }
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HTAGWEB_")}
-    with (stage.folder / "orchestrator.log").open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "htagweb_orchestrator", env={**kept, **environment}, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-async def serves(stage: Stage) -> OrchestratorClient:
-    path = stage.folder / "ctl" / "orch.sock"
-    await eventually(path.exists)
-    client = OrchestratorClient(str(path))
-    async with asyncio.timeout(20):
-        while True:
-            with suppress(OrchestratorError):
-                await client.find(UserId("nobody"), CONSOLE)
-                return client
-            await asyncio.sleep(0.02)
 
 
 def _on_default_socket() -> None:

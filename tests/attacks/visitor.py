@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import textwrap
-from typing import Any
+from typing import Any, Protocol
 
 from htagweb_orchestrator.model import UserId
-from tests.gateway.scripted import Response, Server, Wire
+from tests.gateway.scripted import Response, Wire
 
 PATIENCE_S = 30.0
+
+
+class Server(Protocol):
+    port: int
+
+    async def connect(self) -> Wire: ...
 
 
 class Visitor:
@@ -81,6 +87,11 @@ class Visitor:
                     target = f"/{app}/{query}"
                 else:
                     return response
+
+    async def take_over(self, app: str = "console") -> None:
+        """Get a sandbox, in which the console runs."""
+        page = await self.open(app)
+        assert page.body == b"console", page.body.decode()
 
     async def _comes(self, app: str) -> bool:
         """Wait while the app starts; False if nothing is on its way."""
