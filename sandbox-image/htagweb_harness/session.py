@@ -126,7 +126,13 @@ class Session:
         self._answered.set()
 
     def changed_elsewhere(self, changed: dict[str, Any], deleted: list[str]) -> None:
-        """Another sandbox or a route of the gateway wrote to the same record."""
+        """Another sandbox or a route of the gateway wrote to the same record.
+
+        Whatever arrives before the ack of a change of ours was stored before it: there ours is the last.
+        """
+        ours = {key for frame in self._unanswered.values() for key in (*frame["set"], *frame["del"])}
+        changed = {key: value for key, value in changed.items() if key not in ours}
+        deleted = [key for key in deleted if key not in ours]
         if self._interactions:
             self._foreign.append((changed, deleted))
         else:

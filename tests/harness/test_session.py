@@ -186,6 +186,17 @@ async def test_a_change_from_elsewhere_appears_between_interactions(first: Harne
     assert await changes(first.link) == []
 
 
+async def test_a_change_from_elsewhere_that_came_before_our_ack_is_the_older_one(first: Harness) -> None:
+    page = await ready(first)
+    first.link.acks = False
+    clicking = asyncio.create_task(page.click("put"))
+    await first.link.frame("session")
+    first.link.send({"type": "session", "set": {"n": 7, "other": 2}, "del": []})
+    await clicking
+    await page.click("show")
+    await first.link.said("the session is [('n', 1), ('other', 2)] True")
+
+
 async def test_a_deletion_from_elsewhere_appears(first: Harness) -> None:
     page = await ready(first, {"n": 1})
     first.link.send({"type": "session", "set": {}, "del": ["n"]})
