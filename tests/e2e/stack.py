@@ -18,7 +18,7 @@ from testcontainers.compose import DockerCompose
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
-PROJECT = "htagweb-e2e"
+PROJECT = os.environ.get("E2E_PROJECT", "htagweb-e2e")  # two runs on one machine need two names
 COMPOSE_FILES = ["compose.yaml", "tests/e2e/compose.override.yaml"]
 DEADLINE_S = 20.0
 
@@ -26,6 +26,25 @@ CONFIG = """
 [apps.brief]
 title = "Brief"
 idle_timeout = "3s"
+
+[apps.drowsy]
+idle_timeout = "12s"
+
+[apps.shortlived]
+max_lifetime = "8s"
+
+[apps.endless]
+interaction_timeout = "2s"
+
+[apps.endless2]
+interaction_timeout = "2s"
+
+[apps.neverstart]
+interaction_timeout = "1s"
+
+[apps.working]
+interaction_timeout = "2s"
+idle_timeout = "4s"
 
 [apps.hungry]
 memory = "64m"
@@ -72,12 +91,14 @@ class Stack:
         )
 
     def publish(self) -> None:
-        """The examples, the broken apps, and a counter that is put away after three seconds."""
+        """The examples, the broken apps, and some of them again with less time."""
         apps = self.folder / "apps"
         apps.mkdir(parents=True)
         for source in (*(REPOSITORY / "apps").glob("*.py"), *(REPOSITORY / "tests/apps").glob("*.py")):
             shutil.copy(source, apps / source.name)
-        shutil.copy(REPOSITORY / "apps/counter.py", apps / "brief.py")
+        for name in ("brief", "drowsy", "shortlived"):
+            shutil.copy(REPOSITORY / "apps/counter.py", apps / f"{name}.py")
+        shutil.copy(REPOSITORY / "tests/apps/slowstart.py", apps / "neverstart.py")
         (self.folder / "htagweb.toml").write_text(CONFIG)
 
     def up(self) -> None:
@@ -145,8 +166,12 @@ class Stack:
 
     def kill(self, service: str) -> None:
         """kill -9 of the service's first process; `docker kill` would switch its restart policy off."""
+        os.kill(self.pid(service), signal.SIGKILL)
+
+    def pid(self, service: str) -> int:
+        """Of the service's first process, on this machine."""
         container = self.docker_compose("ps", "-q", service).stdout.strip()
-        os.kill(int(docker("inspect", "--format", "{{.State.Pid}}", container)), signal.SIGKILL)
+        return int(docker("inspect", "--format", "{{.State.Pid}}", container))
 
     def logs(self, service: str) -> str:
         return self.docker_compose("logs", "--no-log-prefix", service).stdout
