@@ -72,7 +72,9 @@ class FixedRoutes:
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         yield Snapshot(
-            platform=Platform(message_rate=1_000_000), apps=(AppCard(name=APP, title="Bench"),), routes=tuple(self._routes.values())
+            platform=Platform(message_rate=1_000_000),
+            apps=(AppCard(name=APP, title="Bench"),),
+            routes=tuple(self._routes.values()),
         )
         await asyncio.get_running_loop().create_future()
 
