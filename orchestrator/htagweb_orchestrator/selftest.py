@@ -24,7 +24,7 @@ from .settings import Settings
 
 MIB = 1024**2
 MEMORY, PIDS, FILES = 64 * MIB, 24, 1 * MIB  # small, so that trying to exceed them takes no time
-RUNSC_PIDS = 256
+RUNSC_MEMORY, RUNSC_PIDS = 256 * MIB, 256  # gVisor's own kernel lives on these, too
 NO_DIRECTORY = 3  # the exit code of a probe that can't write its report
 
 HAS_OWN_KERNEL = {"seccomp": "gVisor has a kernel of its own", "sockets": "gVisor has a kernel of its own"}
@@ -89,8 +89,8 @@ class SelfTest:
         canary, neighbour = self._new_id(), self._new_id()
         uid, other_uid = self._uids.take(), self._uids.take()
         self.canaries |= {canary, neighbour}
-        pids = RUNSC_PIDS if runtime == "runsc" else PIDS
-        limits = {"memory": MEMORY, "pids": pids, "files": FILES}
+        memory, pids = (RUNSC_MEMORY, RUNSC_PIDS) if runtime == "runsc" else (MEMORY, PIDS)
+        limits = {"memory": memory, "pids": pids, "files": FILES}
         try:
             self._run.create(canary, uid)
             self._run.create(neighbour, other_uid)
@@ -100,7 +100,7 @@ class SelfTest:
                 directory=str(self._run.sockets(canary)),
                 image=self._image,
                 generation=1,
-                memory_bytes=MEMORY,
+                memory_bytes=memory,
                 pids=pids,
                 tmp_bytes=FILES,
                 runtime=runtime,
@@ -129,6 +129,8 @@ class SelfTest:
             )
         if ended.out_of_memory:  # with all that was in it, which is as good
             told.setdefault("memory", (True, "was ended for it"))
+            if runtime == "runsc":  # whose kernel pays for each process, so that memory may end first
+                told.setdefault("pids", (True, "was ended for the memory that they took"))
         if runtime == "runsc":
             told |= {promise: (True, why) for promise, why in HAS_OWN_KERNEL.items()}
         return [self._check(promise, *told.get(promise, (False, "was not tried")), runtime) for promise in PROMISES]
