@@ -1,0 +1,63 @@
+"""A day of five hundred users: what holds in every test of one behaviour must hold of all of them together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from htagweb_orchestrator.census import Census
+from htagweb_orchestrator.control import ControlPlane
+from htagweb_orchestrator.line import WaitingLine
+from htagweb_orchestrator.rundir import RunDirectory
+from tests.orchestrator.simulation import play
+
+SEED = 4
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root: each sandbox's files get a uid of their own")
+
+
+def test_in_a_day_of_bursts_crashes_and_kills_no_invariant_is_broken() -> None:
+    """In a process of its own, where the seed decides everything. Its output says what to type to see it again."""
+    command = [sys.executable, "-m", "tests.orchestrator.simulation", "--users", "500", "--seed", str(SEED)]
+    day = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    print(day.stdout, day.stderr)
+    assert day.returncode == 0
+    assert "VIOLATED" not in day.stdout
+    # It was a day like that: who is never refused, killed or late proves nothing.
+    for happened in (
+        "kills of the orchestrator",
+        "engine restarts",
+        "machine restarts",
+        "slow engine",
+        "idle",
+        "timeout",
+    ):
+        assert happened in day.stdout
+
+
+@pytest.mark.parametrize(
+    ("part", "verb", "broken", "noticed"),
+    [
+        (ControlPlane, "_is_full", lambda self: False, "sandboxes, 10 allowed"),
+        (WaitingLine, "comes_before", lambda self, sandbox: False, "was let in before"),
+        (Census, "_explain", lambda self, directories, found: None, "nobody says why"),
+        (RunDirectory, "remove", lambda self, sandbox: None, "leaked directories"),
+    ],
+)
+@pytest.mark.unforeseen
+def test_the_simulation_notices_a_part_that_is_broken(
+    monkeypatch: pytest.MonkeyPatch, part: type, verb: str, broken: object, noticed: str
+) -> None:
+    monkeypatch.setattr(part, verb, broken)
+    violations = play(users=100, seed=5, hours=3).violations
+    assert any(noticed in violation for violation in violations), violations
