@@ -16,6 +16,7 @@ from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
 from .model import Step
 from .output import OutputFiles
+from .reaper import duration
 from .registry import Lease, Sandbox
 from .rundir import RunDirectory
 from .sessions import Sessions
@@ -99,7 +100,7 @@ class Starter:
             said = f"{app.title} was not ready after {app.limits.start_timeout_s:g} seconds."
             raise StartTimeout(said, error_id=sandbox.error_id) from error
         except TooSlow as error:
-            said = f"{app.title} took longer than {app.limits.interaction_timeout_s:g} seconds over its first page."
+            said = f"{app.title} took longer than {duration(app.limits.interaction_timeout_s)} over its first page."
             raise StartTimeout(said, error_id=sandbox.error_id) from error
         except (HarnessFailed, DialFailed) as error:
             await self._explain(sandbox, error)

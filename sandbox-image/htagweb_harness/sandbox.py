@@ -96,7 +96,7 @@ class Sandbox:
         interactions = self._interactions
         for late in interactions.overdue(now):
             stack = where(late.task, self._app_dir) or "  (no line of the app's)\n"
-            self.control.note(f"This took longer than {interactions.limit_s:g} seconds. It was here:\n{stack}")
+            self.control.note(f"This took longer than {interactions.limit_s:g} s. It was here:\n{stack}")
             self._send({"type": "timeout"})
             self._in_loop(lambda late=late: interactions.cancel(late))  # type: ignore[misc]
         return interactions.next_look(now)

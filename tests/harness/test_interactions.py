@@ -128,7 +128,7 @@ async def test_a_handler_that_blocks_is_told_with_the_line_where_it_is(first: Ha
     await first.link.frame("timeout")
     assert time.monotonic() - began < LIMIT_S + 0.4
     await first.link.said("in spin")
-    assert "longer than 0.6 seconds" in first.link.output
+    assert "longer than 0.6 s." in first.link.output
     clicked.cancel()
 
 
