@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from htagweb_orchestrator import composition
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.errors import EngineUnavailable, OrchestratorError
 from htagweb_orchestrator.model import AppCard
@@ -63,15 +64,13 @@ def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> 
         problems = (*problems, f"There is no app {only} in {folder}.")
     networks = {limits.network for limits in settings.all_limits()} - {""}
     if networks and only is None:
-        problems = (*problems, *asyncio.run(_missing_networks(networks)))
+        problems = (*problems, *asyncio.run(_missing_networks(settings, networks)))
     return Checked(apps, problems, catalogue.warnings() if only is None else ())
 
 
-async def _missing_networks(networks: set[str]) -> list[str]:
+async def _missing_networks(settings: Settings, networks: set[str]) -> list[str]:
     """Asked of the engine itself: the orchestrator may not run yet. Where none answers, nothing is missing."""
-    from htagweb_orchestrator.engines.docker import DockerEngine
-
-    engine = DockerEngine(instance="", run_volume="")
+    engine = composition.engine(settings)
     try:
         return [f"{each.subject}: {each.found}" for each in await engine.advice(networks) if each.wrong]
     except EngineUnavailable:

@@ -193,7 +193,7 @@ def test_one_place_picks_the_engine() -> None:
             # docker_calls and docker are one engine; base belongs to all.
             kinds = {each.removeprefix(f"{ENGINES}.").partition("_")[0] for each in engines}
             assert kinds <= {"base", name.removeprefix(f"{ENGINES}.").partition("_")[0]}, name
-        elif name != "htagweb_orchestrator.__main__":
+        elif name != "htagweb_orchestrator.composition":
             assert engines <= {f"{ENGINES}.base"}, name
 
 

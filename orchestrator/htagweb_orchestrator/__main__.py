@@ -10,10 +10,10 @@ import signal
 import sqlite3
 import sys
 
+from . import composition
 from .catalogue import Catalogue
 from .configuration import ConfigError
 from .control import ControlPlane
-from .engines.docker import DockerEngine
 from .logs import configure
 from .operators import Operators
 from .output import OutputFiles
@@ -31,7 +31,7 @@ async def serve(settings: Settings) -> None:
     os.chmod(control_dir, 0o710)
     os.chown(control_dir, 0, settings.gateway_uid)
     admin_dir.mkdir(mode=0o700, exist_ok=True)
-    engine = DockerEngine(instance=settings.instance, run_volume=settings.run_volume)
+    engine = composition.engine(settings)
     catalogue = Catalogue(settings)
     sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
     output = OutputFiles(state / "output")

@@ -1,6 +1,6 @@
 """After much of everything, and of everything that goes wrong, nothing is left over: no file, no task, no memory.
 
-`make soak` does more of it: HTAGWEB_SOAK says how many times as much.
+`make soak` does more of it: SOAK_TIMES says how many times as much.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from htagweb_gateway.protocol import FrontWebSocket
 from .scripted import OK, Front, Server, Wire, eventually, gateway, get, sandbox
 from .sockets import BINARY, CLOSE, HANDSHAKE, TEXT, accept_of, frame, open_socket, switching
 
-SOAK = int(os.environ.get("HTAGWEB_SOAK", "1"))
+SOAK = int(os.environ.get("SOAK_TIMES", "1"))
 REQUESTS = 1000 * SOAK
 AT_ONCE = 20
 MIB = 1 << 20
