@@ -50,11 +50,11 @@ class Stage:
     gateway: Gateway
     server: Server
 
-    def __init__(self, folder: Path, client: docker.APIClient) -> None:
+    def __init__(self, folder: Path, client: docker.APIClient, base_url: str = f"unix://{SOCKET}") -> None:
         self.folder = folder
         self.client = client
         self.instance = f"htagweb-attacks-{secrets.token_hex(6)}"
-        self.base_url = f"unix://{SOCKET}"
+        self.base_url = base_url
         self._open = AsyncExitStack()
         for name in ("apps", "state"):
             (folder / name).mkdir()
