@@ -1,5 +1,5 @@
 # What people type; what it means stands in scripts/.
-.PHONY: help up down test soak check bench lock
+.PHONY: help up down test soak simulate chaos check bench lock
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -15,6 +15,12 @@ test: ## run everything: format, lint, types, all tests
 
 soak: ## the endurance tests of the data path, at length
 	@scripts/soak
+
+simulate: ## a day of ten thousand users in simulated time (five minutes; needs root)
+	@scripts/venv && PYTHONHASHSEED=0 .venv/bin/python -m tests.orchestrator.simulation
+
+chaos: ## click for two minutes while parts are killed at random (needs Docker and root)
+	@scripts/chaos
 
 check: ## format, lint and types only
 	@scripts/venv && scripts/check
