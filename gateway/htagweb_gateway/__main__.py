@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -15,15 +16,27 @@ from .app import Gateway
 from .identity import Identity, signing_key
 from .orchestrator_client import OrchestratorClient
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 
 def create() -> Gateway:
     """One worker's application, from the environment that the container was given."""
     logs.configure()
-    gc.freeze()  # what is here now stays
-    gc.set_threshold(10_000)  # a request leaves hardly a cycle behind; looking for them 14 times as often costs 4 %
+    _settle()
     control = Path(os.environ.get("HTAGWEB_CTL_DIR", "/run/htagweb/ctl")) / "orch.sock"
     state = Path(os.environ.get("HTAGWEB_STATE_DIR", "/var/lib/htagweb"))
     return Gateway(orchestrator=OrchestratorClient(str(control)), identity=Identity(signing_key(state / "cookie.key")))
+
+
+def _settle() -> None:
+    """Have less of the time go into memory: this process does one thing only, and for long."""
+    gc.freeze()  # what is here now stays
+    gc.set_threshold(10_000)  # a request leaves hardly a cycle behind; looking for them 14 times as often costs 4 %
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        # A piece of a body is up to 256 KiB. Given back to the kernel each time, it comes with a fault for every page.
+        libc.mallopt(M_MMAP_THRESHOLD, 1024 * 1024)
+        libc.mallopt(M_TRIM_THRESHOLD, 16 * 1024 * 1024)
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ class Answer:
     __slots__ = (
         "_head_bytes",
         "_interim",
+        "_left",
         "_no_body",
         "_parser",
         "_pieces",
@@ -40,6 +41,7 @@ class Answer:
         self._no_body = no_body  # whatever the head says: an answer to HEAD
         self._until_eof = self._progress = False
         self._head_bytes = self._interim = self._silent = 0
+        self._left: int | None = None  # bytes of body still to come, where the head says how many there are
         self._pieces: list[bytes] = []
         self.status = 0
         self.headers: RawHeaders = []  # names in lower case
@@ -48,6 +50,9 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Raises BadResponse where this is no answer that may be passed on. What follows a complete one is dropped."""
+        if self._left and self.head_done and not self.complete:
+            self._count(data)
+            return
         self.heard = True
         self._progress = False
         try:
@@ -119,10 +124,23 @@ class Answer:
         self._progress = True
         self._pieces.append(body)
         self.waiting += len(body)
+        if self._left is not None:
+            self._left -= len(body)
 
     def on_message_complete(self) -> None:
         if self.head_done:
             self.complete = True
+
+    def _count(self, data: bytes) -> None:
+        """The rest of a body whose length is known: nothing in it is the parser's business, which would copy it."""
+        assert self._left is not None
+        if len(data) > self._left:
+            data = data[: self._left]
+            self.keep = False
+        self._pieces.append(data)
+        self.waiting += len(data)
+        self._left -= len(data)
+        self.complete = not self._left
 
     def _measured(self, version: str) -> bool:
         """Whether the head says where the body ends. The parser itself refuses two lengths, or one with an encoding."""
@@ -131,4 +149,8 @@ class Answer:
             if version == "1.0" or len(encodings) > 1 or encodings[0].lower() != b"chunked":
                 raise BadResponse("Transfer-Encoding is not exactly chunked")
             return True
-        return any(name == b"content-length" for name, _ in self.headers)
+        for name, value in self.headers:
+            if name == b"content-length":
+                self._left = int(value)
+                return True
+        return False

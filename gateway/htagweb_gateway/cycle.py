@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 # What would end a field, or is no text at all. Names come in lower case, from our own code or checked by a parser.
@@ -16,6 +17,34 @@ class Cycle(RequestResponseCycle):
     where there were two, each of which costs more than all header rules together."""
 
     _head: bytes | None = None
+    _waiting = 0
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(**facts)
+        self._pieces: list[bytes] = []
+
+    def feed(self, body: bytes) -> None:
+        """More of the request's body. uvicorn's way copies it twice."""
+        self._pieces.append(body)
+        self._waiting += len(body)
+        if self._waiting > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    async def receive(self) -> Any:
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        pieces, self._pieces = self._pieces, []
+        self._waiting = 0
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:

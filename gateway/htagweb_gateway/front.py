@@ -18,7 +18,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 HEAD_FIELDS = 100
 HEAD_BYTES = 32 * 1024
 HOST_BYTES = 253 + len(":65535")  # RFC 1035 2.3.4, without the root's dot
-REMEMBERED = 1024  # hosts and origins that were looked at before
+REMEMBERED = 1024  # hosts, origins and targets that were looked at before
+REMEMBERED_BYTES = 256  # no longer target is remembered
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -93,6 +94,11 @@ def check_host(headers: Headers) -> Refusal | None:
 
 def check_path(path: bytes, query: bytes = b"") -> Refusal | None:
     """`path` as it was sent, without the query. Below the first segment only what could leave the app is refused."""
+    short = len(path) + len(query) <= REMEMBERED_BYTES
+    return _remembered_check_path(path, query) if short else _check_path(path, query)
+
+
+def _check_path(path: bytes, query: bytes) -> Refusal | None:
     if not path.startswith(b"/") or path.startswith(b"//"):
         return Refusal(400, "the target must be a path on this host")
     if _ODD_IN_PATH.search(path) or (query and _CONTROL.search(query)):
@@ -104,6 +110,9 @@ def check_path(path: bytes, query: bytes = b"") -> Refusal | None:
         if _ODD_IN_FIRST_SEGMENT.search(first) or not _is_utf8(first):
             return Refusal(400, "the first part of the path has a character that it may not have")
     return None
+
+
+_remembered_check_path = lru_cache(REMEMBERED)(_check_path)
 
 
 def parse_target(path: bytes) -> tuple[str | None, bytes]:

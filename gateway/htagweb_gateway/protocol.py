@@ -43,6 +43,7 @@ class FrontProtocol(HttpToolsProtocol):
     rest_s = REST_S
     stalled_s = STALLED_S
     last_call_s = LAST_CALL_S
+    cycle: Cycle
     on_gone: Callable[[], None] | None = None  # called when the visitor leaves; belongs to the exchange that runs
 
     def __init__(
@@ -152,6 +153,11 @@ class FrontProtocol(HttpToolsProtocol):
         if not websocket:
             # An upgrade is declined by answering as if it hadn't been asked for; the parser stops here then.
             self._start_cycle(keep_alive=version == "1.1" and not upgrade and self.parser.should_keep_alive())
+
+    def on_body(self, body: bytes) -> None:
+        # Behind an answer it is the rest of a body that nobody waits for; behind another request, that one's.
+        if not self.cycle.response_complete:
+            self.cycle.feed(body)
 
     def on_message_complete(self) -> None:
         self._head_open = True

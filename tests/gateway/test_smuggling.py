@@ -236,8 +236,8 @@ async def test_an_answer_of_two_meanings_is_a_502(answer: bytes, caplog: pytest.
         b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\n",
     ],
 )
-@pytest.mark.parametrize("pause", [True, False])
-async def test_what_follows_an_answer_is_nobodys_next_answer(answer: bytes, surplus: bytes, pause: bool) -> None:
+@pytest.mark.parametrize("pause", [None, -2, 0], ids=["at once", "pause within the answer", "pause after it"])
+async def test_what_follows_an_answer_is_nobodys_next_answer(answer: bytes, surplus: bytes, pause: int | None) -> None:
     asked = 0
 
     async def script(wire: Wire) -> None:
@@ -245,12 +245,13 @@ async def test_what_follows_an_answer_is_nobodys_next_answer(answer: bytes, surp
         await wire.head()
         asked += 1
         if asked == 1:
-            if pause:
-                await wire.send(answer)
+            said = answer + surplus
+            if pause is not None:
+                before = len(answer) + pause
+                await wire.send(said[:before])
                 await asyncio.sleep(0)
-                await wire.send(surplus)
-            else:
-                await wire.send(answer + surplus)
+                said = said[before:]
+            await wire.send(said)
             await wire.closed(within_s=5)
         else:
             await wire.send(HELLO)
