@@ -31,5 +31,11 @@ bench: ## measure the data path beside other proxies (four minutes), and write d
 bench-neighbours: ## measure what a visitor notices of hostile neighbours (two minutes; needs Docker and root)
 	@scripts/venv && .venv/bin/python -m benchmarks neighbours
 
+bench-start: ## measure how long a visitor waits for an app (ten minutes; needs Docker and root)
+	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks start
+
+bench-memory: ## measure what 200 sandboxes take (five minutes; needs Docker and root)
+	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks memory
+
 lock: ## bring every locked dependency up to date
 	@scripts/venv && scripts/lock --upgrade

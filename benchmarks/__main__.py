@@ -1,4 +1,4 @@
-"""`python -m benchmarks data-path|neighbours`: measure, and write the figures into docs/benchmarks.md."""
+"""`python -m benchmarks data-path|neighbours|start|memory`: measure, and write the figures into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .stage import proxies
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    arguments.add_argument("section", choices=["data-path", "neighbours"])
+    arguments.add_argument("section", choices=["data-path", "neighbours", "start", "memory"])
     arguments.add_argument("--rounds", type=int, default=3, help="times that each figure is taken (default: 3)")
     arguments.add_argument("--seconds", type=int, default=1, help="how long each takes (default: 1)")
     arguments.add_argument("--to", type=Path, default=FILE, help="the file to write to (default: docs/benchmarks.md)")
@@ -23,6 +23,16 @@ def main() -> int:
 
         text = neighbours.measure(seconds=3.0 * given.seconds, starts=10 * given.rounds)
         write_section("neighbours", text, given.to)
+        return 0
+    if given.section == "start":
+        from . import start
+
+        write_section("start", start.measure(starts=17 * given.rounds), given.to)
+        return 0
+    if given.section == "memory":
+        from . import capacity
+
+        write_section("memory", capacity.measure(), given.to)
         return 0
     write_section("data path", data_path.measure(proxies(), rounds=given.rounds, seconds=given.seconds), given.to)
     return 0
