@@ -122,7 +122,10 @@ def fixed(path: str, *fields: str, body: bytes = b"", status: str = "200 OK") ->
 def frame(payload: bytes, opcode: int = 1) -> bytes:
     """One WebSocket frame to the gateway."""
     size = len(payload)
-    length = bytes([size]) if size < 126 else b"\x7f" + size.to_bytes(8, "big")
+    if size < 126:
+        length = bytes([size])
+    else:  # the shortest form that holds it, else it is no WebSocket frame
+        length = b"\x7e" + size.to_bytes(2, "big") if size < 65536 else b"\x7f" + size.to_bytes(8, "big")
     return bytes([0x80 | opcode]) + length + payload
 
 
