@@ -80,8 +80,8 @@ def _section(rows: list[list[str]], sandboxes: list[float], taken_mib: float) ->
     return "\n\n".join(
         [
             f"Measured by `make bench-memory` on a machine with {machine()}: {crowd} visitors, each with the smallest"
-            f" app in a sandbox of his own. That makes {GIB / MIB / median:.0f} sandboxes in a GiB by their cgroups, and"
-            f" {GIB / MIB / machine_mib:.0f} by what the machine has left. File cache that the kernel gives back at"
+            f" app in a sandbox of his own. That makes {GIB / MIB / median:.0f} sandboxes in a GiB by their cgroups,"
+            f" and {GIB / MIB / machine_mib:.0f} by what the machine has left. File cache that the kernel gives back at"
             " once is not counted.",
             table(["in MiB", "memory", "target"], figures),
             table(["sandboxes", "gateway, MiB", "orchestrator, MiB"], rows),
