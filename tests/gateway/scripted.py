@@ -111,7 +111,9 @@ class Wire:
         await self.rest(within_s=within_s)
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        sock = self.writer.get_extra_info("socket")
+        if sock is not None and sock.fileno() != -1:  # Python 3.11 fails where all is over already
+            self.writer.transport.abort()
 
     def reset(self) -> None:
         """Leave without what is still to be sent (an orderly end would have to wait behind it)."""
