@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import platform
 import re
 import subprocess
@@ -40,6 +41,7 @@ def measure(
     for proxy in contenders:
         if proxy.missing:
             _say(f"{proxy.name} is left out: {proxy.missing} isn't installed")
+    busy = os.getloadavg()[0]
     with stage() as at:
         load = Load(at)
         with contextlib.ExitStack() as stack:
@@ -71,7 +73,7 @@ def measure(
             with running(proxy, at) as fresh:
                 idle_kb[proxy.name] = load.idle_kb_each(fresh, idle)
         _say(f"kB an idle WebSocket: {idle_kb}")
-    return _section(present, results, idle_kb, rounds=rounds, seconds=seconds, idle=idle)
+    return _section(present, results, idle_kb, rounds=rounds, seconds=seconds, idle=idle, busy=busy)
 
 
 def _round_robin(
@@ -90,6 +92,7 @@ def _section(
     rounds: int,
     seconds: int,
     idle: int,
+    busy: float,
 ) -> str:
     names = [proxy.name for proxy in present]
     head = ["", *names]
@@ -99,7 +102,8 @@ def _section(
         [
             f"Measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d} by `make bench` (data path; {rounds} rounds of"
             f" {seconds} s each, the proxies in turn). Machine: {machine()}. One process of each proxy on one core; the"
-            " load (wrk; for WebSockets a small Python program) and the upstream together on the other.",
+            " load (wrk; for WebSockets a small Python program) and the upstream together on the other. What else ran"
+            f" on the machine just before: a load of {busy:.1f}.",
             "",
             _versions(names),
             "",
