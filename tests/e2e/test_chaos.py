@@ -18,9 +18,9 @@ from tests.e2e.stack import Stack, docker, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
-USERS = int(os.environ.get("HTAGWEB_CHAOS_USERS", "5"))
-SECONDS = float(os.environ.get("HTAGWEB_CHAOS_SECONDS", "25"))
-SEED = int(os.environ.get("HTAGWEB_CHAOS_SEED", str(SystemRandom().randrange(10**6))))
+USERS = int(os.environ.get("CHAOS_USERS", "5"))
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "25"))
+SEED = int(os.environ.get("CHAOS_SEED", str(SystemRandom().randrange(10**6))))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ class Chaos:
 
 
 async def test_nobody_notices_a_kill_but_the_visitor_of_what_was_killed(platform: Stack) -> None:
-    print(f"HTAGWEB_CHAOS_SEED={SEED}")
+    print(f"CHAOS_SEED={SEED}")
     rng, killed = Random(SEED), set[str]()
     clickers = [Clicker(platform.url, f"user-{number}", Random(rng.random()), killed) for number in range(USERS)]
     chaos = Chaos(platform, clickers, rng, killed)
