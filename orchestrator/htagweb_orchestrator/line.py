@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from .errors import CapacityExceeded
+from .model import AppName
 from .registry import Sandbox
 
 MOST = 200  # places in the line
@@ -57,8 +58,10 @@ class WaitingLine:
 
     def serve(self) -> None:
         """Let in as many from the front as there is room for."""
+        held_up: set[AppName] = set()  # whoever is let in only adds to it, so each app is asked about once
         for sandbox, turn in list(self._waiting.items()):
-            if self._held_up(sandbox):
+            if sandbox.lease.app in held_up or self._held_up(sandbox):
+                held_up.add(sandbox.lease.app)
                 continue
             if not self._room(sandbox):
                 return
@@ -69,8 +72,8 @@ class WaitingLine:
 
     def comes_before(self, sandbox: Sandbox) -> bool:
         """Does anybody wait whom this one may not overtake?"""
-        app = sandbox.lease.app
-        return any(other.lease.app == app or not self._held_up(other) for other in self._waiting)
+        one_of_each = {other.lease.app: other for other in self._waiting}
+        return sandbox.lease.app in one_of_each or not all(map(self._held_up, one_of_each.values()))
 
     def gone(self) -> list[Sandbox]:
         """Those whose visitors have left."""

@@ -64,7 +64,7 @@ class User:
                     if self._world.now() > until_s:
                         self._world.told["left while waiting"] += 1
                         return None  # GONE_S later the place is free
-                    await asyncio.sleep(self._rng.uniform(1, GONE_S / 4))
+                    await asyncio.sleep(self._rng.uniform(1, GONE_S / 2))
                     route = await plane.find(self._name, app)
             except OrchestratorError as error:
                 self._world.told[f"refused: {error.reason}"] += 1
@@ -130,7 +130,7 @@ class User:
             await asyncio.sleep(pause_s)
             ending = await self._ending(app, sandbox)
             if ending is not None:
-                self._world.told[f"ended under a self._name: {ending}"] += 1
+                self._world.told[f"ended under a user: {ending}"] += 1
                 return ending
         if self._rng.random() < 0.2 and self._world.plane is not None:
             await self._stop(self._world.plane, app)
