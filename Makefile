@@ -28,7 +28,7 @@ check: ## format, lint and types only
 bench: ## measure the data path beside other proxies (four minutes), and write docs/benchmarks.md
 	@scripts/bench data-path
 
-bench-neighbours: ## measure what a visitor notices of hostile neighbours (two minutes; needs Docker and root)
+bench-neighbours: ## measure what a visitor notices of hostile neighbours (four minutes; needs Docker and root)
 	@scripts/venv && .venv/bin/python -m benchmarks neighbours
 
 bench-start: ## measure how long a visitor waits for an app (ten minutes; needs Docker and root)

@@ -21,7 +21,7 @@ def main() -> int:
     if given.section == "neighbours":  # needs the engine and root, and not what the data path is compared with
         from . import neighbours
 
-        text = neighbours.measure(seconds=3.0 * given.seconds, starts=10 * given.rounds)
+        text = neighbours.measure(seconds=3.0 * given.seconds, rounds=given.rounds, starts=10 * given.rounds)
         write_section("neighbours", text, given.to)
         return 0
     if given.section == "start":
