@@ -81,13 +81,13 @@ async def gateway(stage: Stage, port: int) -> AsyncIterator[Listening]:
 async def _ready(found: Listening) -> bool:
     try:
         wire = await found.connect()
-    except OSError:
+        try:
+            await wire.send(b"GET /-/readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return (await wire.response()).status == 200
+        finally:
+            wire.abort()
+    except (OSError, asyncio.IncompleteReadError):
         return False
-    try:
-        await wire.send(b"GET /-/readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        return (await wire.response()).status == 200
-    finally:
-        wire.abort()
 
 
 @asynccontextmanager
