@@ -54,6 +54,8 @@ class Pulse:
             return
         if beat.ping is None and sandbox.link is not None and not sandbox.link.closed:
             beat.ping = asyncio.create_task(sandbox.link.ping(), name=f"ping {sandbox.error_id}")
+            # Its connection may break, and nobody look any more: that is no error to log.
+            beat.ping.add_done_callback(lambda ping: ping.cancelled() or ping.exception())
             return
         beat.silent_s = 0.0 if sandbox.busy_left_s(now) > 0 else beat.silent_s + passed_s
         limit_s = sandbox.lease.limits.interaction_timeout_s
@@ -70,5 +72,3 @@ class Pulse:
 def _forget(beat: _Beat) -> None:
     if beat.ping is not None:
         beat.ping.cancel()
-        # Its connection may break before: that is no error to log.
-        beat.ping.add_done_callback(lambda ping: ping.cancelled() or ping.exception())
