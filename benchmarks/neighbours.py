@@ -85,7 +85,7 @@ async def _measure(seconds: float, rounds: int, starts: int) -> str:
     wall = table(["a container", "median, ms", "quartiles, ms"], costs)
     return (
         f"Measured on {datetime.date.today()} by `make bench-neighbours`. Machine: {machine()}; its load average was"
-        f" {busy:.1f} at the start.\n\nThe 95th percentile of one visitor's requests to his own sandbox, before and while"
+        f" {busy:.1f} at the start.\n\nThe 95th percentile of a visitor's requests to his sandbox, before and while"
         f" neighbours attack: the medians of {rounds} rounds. Allowed is twice the time before, or 10 ms more,"
         " whichever is larger.\n\n"
         f"{neighbours}\n\nFrom the create call until its two sockets are there, {starts} times each in turn:\n\n{wall}"
