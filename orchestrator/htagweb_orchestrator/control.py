@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import sqlite3
 import statistics
@@ -67,7 +68,7 @@ SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
 WRITE_S = 5.0  # how old the last activity in a lease file may be
-MEASURE_S = 30.0  # how often the sandboxes' memory is measured
+MEASURE_S, MEASURED = 30.0, 16  # how often sandboxes' memory is measured, and of how many: some engines are slow at it
 MAKE_ROOM_EVERY_S, MAKE_ROOM_IDLE_S = 2.0, 60.0  # between two ends for lack of memory; nobody busier than that is ended
 SETTLE_S, SETTLED_S = 3.0, 15.0  # after a start, idle ends wait for the gateways' reports: at least, at most
 
@@ -510,6 +511,7 @@ class ControlPlane:
     async def _measure(self) -> None:
         """What sandboxes use, for the reservations of the next starts."""
         ready = {sandbox.id: sandbox.lease.app for sandbox in self._registry if sandbox.state is State.READY}
+        ready = dict(random.sample(list(ready.items()), min(MEASURED, len(ready))))
         for sandbox_id, use in (await self._engine.stats(list(ready))).items() if ready else ():
             self._admission.measured(ready[sandbox_id], use.memory_bytes)
 

@@ -114,6 +114,34 @@ async def test_a_hanging_engine_costs_a_deadline_and_a_few_threads(tmp_path: Pat
     server.close()
 
 
+async def test_no_call_waits_for_figures_that_the_engine_is_slow_to_give(tmp_path: Path) -> None:
+    waiting: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = (await reader.readuntil(b"\r\n\r\n")).decode().split()[1]
+        if "/stats" in target:
+            waiting.append(writer)
+            return
+        body = json.dumps(VERSION if "/version" in target else []).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, tmp_path / "engine.sock")
+    engine = DockerEngine(instance="i", run_volume="run", base_url=f"unix://{tmp_path}/engine.sock", call_timeout_s=5)
+    async with asyncio.TaskGroup() as tasks:
+        measuring = tasks.create_task(engine.stats([new_id() for _ in range(20)]))
+        await eventually(lambda: len(waiting) == 20)
+        assert await engine.list_managed() == []
+        measuring.cancel()
+    for writer in waiting:
+        writer.close()
+        await writer.wait_closed()
+    await eventually(lambda: engine.hung_calls == 0)
+    await engine.close()
+    server.close()
+
+
 MACHINE = Machine(
     api=(1, 41),
     cpus=2,

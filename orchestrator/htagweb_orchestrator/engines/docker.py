@@ -30,6 +30,8 @@ from .docker_options import (
 
 log = logging.getLogger(__name__)
 
+STATS_AT_ONCE = 32
+
 
 class DockerEngine:
     """One installation's sandboxes (`instance`, a label) on one Docker engine.
@@ -52,6 +54,8 @@ class DockerEngine:
         self._base_url = base_url
         self._call_timeout_s = call_timeout_s
         self._calls = DockerCalls(base_url, timeout_s=call_timeout_s)
+        # Some engines take a second over each answer: many at a time, and no start waits for them.
+        self._stats_calls = DockerCalls(base_url, timeout_s=call_timeout_s, threads=STATS_AT_ONCE)
         self._machine: Machine | None = None
         self._seccomp = ""
         self._streams: set[EventThread] = set()
@@ -59,7 +63,7 @@ class DockerEngine:
     @property
     def hung_calls(self) -> int:
         """How many threads the engine has not answered in time, and still keeps."""
-        return self._calls.hung
+        return self._calls.hung + self._stats_calls.hung
 
     async def check(self, images: Sequence[str]) -> str:
         version: Options = await self._ask(lambda client: client.version())
@@ -134,7 +138,7 @@ class DockerEngine:
 
     async def stats(self, sandbox_ids: Sequence[SandboxId]) -> dict[SandboxId, Stats]:
         async def one(sandbox_id: SandboxId) -> Stats | None:
-            return await self._ask(lambda client: sandbox_stats(client, sandbox_id))
+            return await self._ask(lambda client: sandbox_stats(client, sandbox_id), of=self._stats_calls)
 
         answers = await asyncio.gather(*map(one, sandbox_ids))
         return {asked: stats for asked, stats in zip(sandbox_ids, answers, strict=True) if stats is not None}
@@ -146,11 +150,12 @@ class DockerEngine:
         for stream in list(self._streams):
             stream.close()
         self._calls.close()
+        self._stats_calls.close()
 
-    async def _ask(self, call: Call[T]) -> T:
+    async def _ask(self, call: Call[T], *, of: DockerCalls | None = None) -> T:
         """A call whose refusals have no meaning of their own."""
         try:
-            return await self._calls.run(call)
+            return await (of or self._calls).run(call)
         except docker.errors.APIError as error:
             raise unavailable(self._base_url, error) from error
 
