@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from htagweb_gateway import exchange, front, headers, protocol, relay
+from htagweb_gateway import exchange, front, headers, relay
+from htagweb_gateway.identity import Identity, Visitor
 from htagweb_orchestrator import address
 from htagweb_orchestrator.admission import Admission
 from htagweb_orchestrator.engines.docker_options import Options, create_options
-from htagweb_orchestrator.model import SandboxId, UnixAddress
+from htagweb_orchestrator.model import SandboxId, UnixAddress, UserId
 from htagweb_orchestrator.rundir import RunDirectory, UidAllocator
 
 Off = Callable[[pytest.MonkeyPatch], None]
@@ -143,38 +144,31 @@ def any_path(patch: pytest.MonkeyPatch) -> None:
     original = front.parse_target
 
     def parse(path: bytes) -> tuple[str | None, bytes]:
-        return original(
-            os.path.normpath(unquote(path.decode("latin-1"))).replace("//", "/").encode("latin-1", "replace")
-        )
+        decoded = unquote(path.decode("latin-1"))
+        slash = "/" if decoded.endswith("/") and decoded != "/" else ""
+        return original((os.path.normpath(decoded).replace("//", "/") + slash).encode("latin-1", "replace"))
 
     patch.setattr(front, "parse_target", parse)
 
 
 def any_cookie(patch: pytest.MonkeyPatch) -> None:
     """Whoever names a user is that user."""
-    from htagweb_gateway.identity import Identity
-    from htagweb_orchestrator.model import UserId
 
-    patch.setattr(
-        Identity,
-        "_verify",
-        lambda self, cookie: (UserId(cookie.decode().rsplit(".", 2)[0]), 0.0) if cookie else None,
-    )
+    def believe(self: Identity, cookie: bytes) -> Visitor | None:
+        return Visitor(UserId(cookie.decode().rsplit(".", 2)[0]), 0.0) if cookie else None
+
+    patch.setattr(Identity, "_verify", believe)
 
 
 def any_message(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(relay, "_longer", lambda payload, size: False)
-    patch.setattr(protocol.FrontWebSocket, "limit", lambda self, size: None)
-    original = relay.Relay.__init__
+    def endless(*args: Any, **values: Any) -> relay.Carrier:
+        return relay.relay_for(*args, **{**values, "message_size": 1 << 30})
 
-    def endless(self: Any, *args: Any, **values: Any) -> None:
-        original(self, *args, **{**values, "message_size": 1 << 30})
-
-    patch.setattr(relay.Relay, "__init__", endless)
+    patch.setattr("htagweb_gateway.app.relay_for", endless)
 
 
 def any_number(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Admission, "admit", lambda self, user, now, **facts: None)
+    patch.setattr(Admission, "admit", lambda self, *args, **facts: None)
 
 
 # What each is switched off by, and the tests that are worth running then. Without any limit of memory and processes
@@ -223,8 +217,9 @@ def main(names: list[str]) -> int:
             capture_output=True,
             text=True,
         )
-        said = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        red = sorted({re.split(r"::|\[| - ", line)[1] for line in said})
+        said = done.stdout.splitlines()
+        red = sorted({re.split(r"::|\[| - ", line)[1] for line in said if line.startswith("FAILED")})
+        red += ["**broken**" for line in said if line.startswith("ERROR")][:1]  # this module needs mending, then
         print(f"| {name} | {', '.join(f'`{test}`' for test in red) or '**none**'} |", flush=True)
     return 0
 
