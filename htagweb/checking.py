@@ -24,7 +24,7 @@ from htagweb_orchestrator.settings import ConfigError, Settings
 class CheckedApp:
     name: str
     title: str
-    generation: int  # 0 if that can't be said
+    generation: int | None  # None if that can't be said
     entry: str
     problem: str
 
@@ -95,5 +95,5 @@ def _checked(catalogue: Catalogue, card: AppCard) -> CheckedApp:
     try:
         published = catalogue.get(card.name)
     except OrchestratorError:
-        return CheckedApp(card.name, card.title, 0, "", card.problem)
+        return CheckedApp(card.name, card.title, None, "", card.problem)
     return CheckedApp(card.name, card.title, card.generation, published.entry, card.problem)

@@ -188,9 +188,9 @@ def apps_check(
     checked = check(path)
     if checked.apps:
         print_table(
-            ["APP", "TITLE", "HTAG", "CLASS", "PROBLEM"],
+            ["APP", "TITLE", "HTAG", "ENTRY", "PROBLEM"],
             [
-                [each.name, each.title, str(each.generation or "-"), each.entry or "-", each.problem]
+                [each.name, each.title, show("generation", each.generation), each.entry or "-", each.problem]
                 for each in checked.apps
             ],
         )

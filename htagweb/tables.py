@@ -53,6 +53,8 @@ def show(key: str, value: Any) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
+        case 0 if key == "generation":
+            return "ASGI"
         case dict() if key == "steps":
             return ", ".join(f"{step} {took} ms" for step, took in value.items())
         case dict():

@@ -29,7 +29,7 @@ class Sites:
 
     def path(self, generation: int) -> list[Path]:
         """What a sandbox of that generation has on `sys.path`."""
-        return [self.root / f"site-gen{generation}", self.root / "site"]
+        return [self.root / f"site-gen{generation}"] * (generation > 0) + [self.root / "site"]
 
 
 def build() -> Sites:

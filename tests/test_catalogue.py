@@ -12,7 +12,7 @@ import pytest
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.discovery import MAX_FILES
 from htagweb_orchestrator.errors import AppBroken, AppNotFound
-from htagweb_orchestrator.model import AppCard
+from htagweb_orchestrator.model import ASGI, AppCard
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.snapshots import RETIRED_S, SnapshotLost, Snapshots
 from htagweb_orchestrator.source import MAX_SOURCE_BYTES, NotAnApp, examine
@@ -295,6 +295,35 @@ def test_the_description_is_the_first_line_of_a_docstring() -> None:
     source = 'from htag import Tag\nclass App(Tag.div):\n    """\n    Of the class.\n\n    More.\n    """\n'
     assert examine({"a.py": source.encode()}, "a.py").description == "Of the class."
     assert examine({"a.py": f"'Of the module.'\n{source}".encode()}, "a.py").description == "Of the module."
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("from fastapi import FastAPI\napp = FastAPI()", "app"),
+        (
+            "import fastapi\napp: fastapi.FastAPI = fastapi.FastAPI(title='Shop')\n@app.get('/')\ndef page(): pass",
+            "app",
+        ),
+        ("async def app(scope, receive, send): pass", "app"),
+        ("from shop.main import app", "app"),
+        ("class Model: pass\nif 1:\n  app = create()", "app"),
+        ("from htag import Tag\nclass Only(Tag.div): pass\napp = Starlette()", "Only"),
+        ("from htag import Tag\nclass Only(Tag.div): pass\napp = WebApp(Only)", "Only"),
+    ],
+)
+def test_an_asgi_application_is_found_where_there_is_no_htag_class(source: str, name: str) -> None:
+    found = examine({"demo.py": source.encode()}, "demo.py")
+    assert found.entry == f"demo:{name}"
+    assert (found.generation == ASGI) == (name == "app")
+
+
+def test_the_operator_chooses_an_asgi_application_beside_an_htag_class() -> None:
+    source = f"{HELLO}api = Starlette()\n".encode()
+    assert examine({"demo.py": source}, "demo.py", "demo:api").generation == ASGI
+    assert examine({"demo.py": source}, "demo.py", "demo:App").generation == 1
+    with pytest.raises(NotAnApp, match="no other in it"):
+        examine({"demo.py": source}, "demo.py", "demo:other")
 
 
 # -- which htag ----------------------------------------------------------------------------------------------------

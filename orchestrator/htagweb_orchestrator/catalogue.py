@@ -27,8 +27,8 @@ class PublishedApp(Struct, frozen=True):
     name: AppName
     title: str
     description: str
-    generation: int
-    entry: str  # "module:Class"
+    generation: int  # of htag, or ASGI
+    entry: str  # "module:Class", "module:app"
     version: str  # sha256 over entry, generation and files, in hex
     image: str
     limits: AppLimits

@@ -36,6 +36,7 @@ from .harness import HarnessLink
 from .hub import Hub
 from .line import WaitingLine
 from .model import (
+    ASGI,
     AppName,
     AppsChanged,
     Change,
@@ -600,7 +601,8 @@ class ControlPlane:
             log.error("session not stored: %s", error, extra={"sandbox": sandbox})
             return "the session could not be stored; the old value was kept"
         for other in self._registry.of_user(user):
-            if other is not found and other.link is not None and not other.link.closed:
+            is_htag = other.lease.generation != ASGI  # another has no session
+            if other is not found and is_htag and other.link is not None and not other.link.closed:
                 self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
         # Let those be written before our ack is: who hears of another's change before his own is acknowledged may know
         # that his own came later, and won.

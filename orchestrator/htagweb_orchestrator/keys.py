@@ -29,7 +29,7 @@ _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits and . _ -
 _NETWORK = text(r"(?!(host|none|bridge|default)$)[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a network of your own")
 _IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
-_ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class")
+_ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class, or module:app")
 
 # Field of AppLimits -> key; these may stand in [apps.<name>] too.
 LIMIT_KEYS = {
@@ -55,7 +55,9 @@ APP_LIMIT_KEYS = {
 APP_KEYS = {
     "title": Key("title", text(), "the name in the catalogue"),
     "description": Key("description", text(), "the line below it"),
-    "entry": Key("entry", _ENTRY, "the class to serve, where the file leaves it open"),
+    "entry": Key(
+        "entry", _ENTRY, "what to serve, where the file leaves it open: `Class`, `module:Class`, `module:app`"
+    ),
     "access": Key("access", text("public", '"public"'), "who may open it"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
 }

@@ -19,6 +19,10 @@ SandboxId = NewType("SandboxId", str)
 """32 hex digits, made by the orchestrator; the first 12 are shown to people as an error id."""
 
 
+ASGI = 0
+"""In place of a generation of htag: an app that is no htag class but an ASGI application."""
+
+
 class State(StrEnum):
     WARM = "warm"  # started before anybody asked; no route ever has it
     STARTING = "starting"
@@ -112,7 +116,7 @@ class AppCard(Struct, frozen=True):
     name: AppName
     title: str
     description: str = ""
-    generation: int = 1
+    generation: int = 1  # of htag, or ASGI
     version: str = ""
     problem: str = ""
     interaction_timeout_s: float = 60.0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from .catalogue import Catalogue, PublishedApp
 from .endings import Endings
 from .errors import OrchestratorError
-from .model import AppName, Ending, State
+from .model import ASGI, AppName, Ending, State
 from .registry import Lease, Registry, Sandbox
 from .starter import Starter
 
@@ -161,7 +161,7 @@ class WarmPool:
         self._loaded = {version: at for version, at in self._loaded.items() if now - at < RELOAD_S}
         common = Counter(Kind.of(app) for app in published.values())
         kinds = {Kind.of(published[name]) for name in self._opened}
-        for generation in (1, 2):  # before anybody came: the kind that most apps of a generation want
+        for generation in (1, 2, ASGI):  # before anybody came: the kind that most apps of a generation want
             kinds |= {kind for kind, _ in common.most_common() if kind.generation == generation and common[kind] > 1}
         return {kind: self._blanks_wanted(kind, now) for kind in kinds}, loaded
 

@@ -14,7 +14,7 @@ import msgspec
 
 from .busy import Busy
 from .harness import HarnessLink
-from .model import Address, AppName, Ending, Route, SandboxId, State, Step, Struct, UserId
+from .model import ASGI, Address, AppName, Ending, Route, SandboxId, State, Step, Struct, UserId
 from .settings import AppLimits
 
 Key = tuple[UserId, AppName]
@@ -100,7 +100,8 @@ class Sandbox:
 
     @property
     def described(self) -> str:
-        return self.lease.app or f"blank, htag {self.lease.generation}"
+        kind = "ASGI" if self.lease.generation == ASGI else f"htag {self.lease.generation}"
+        return self.lease.app or f"blank, {kind}"
 
     def busy_left_s(self, now: float) -> float:
         """For how long it holds off the idle and the interaction timeout, if it goes on with what it said."""

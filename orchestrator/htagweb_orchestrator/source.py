@@ -1,4 +1,4 @@
-"""What an app's source says, found by `ast` without running it: which class to serve, and for which htag."""
+"""What an app's source says, found by `ast` without running it: what to serve, and for which htag."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .model import ASGI
 from .requirements import pinned_generation, requirements_of
 
 MAX_SOURCE_BYTES = 512 * 1024
@@ -37,22 +38,23 @@ class NotAnApp(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    entry: str  # "module:Class"
-    generation: int
+    entry: str  # "module:Class", or "module:app" of an ASGI application
+    generation: int  # of htag, or ASGI
     description: str
 
 
 def examine(files: Mapping[str, bytes], main: str, wanted: str = "") -> Examined:
     """Look at an app of these files, which starts with the module at path `main`.
 
-    `wanted` is the operator's choice, `Class` or `module:Class`. Raises NotAnApp.
+    `wanted` is the operator's choice: `Class`, `module:Class`, `module:app`. Raises NotAnApp.
     """
-    chosen_module, _, chosen_class = wanted.rpartition(":")
+    chosen_module, _, chosen = wanted.rpartition(":")
     path = _module_path(files, main, chosen_module) if chosen_module else main
     module = Module(path, parse(path, files[path]))
-    name = module.check(chosen_class) if chosen_class else module.served_class()
+    name = module.check(chosen) if chosen else module.served()
     dotted = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    return Examined(f"{dotted}:{name}", _generation(files, path, module), module.description(name))
+    generation = _generation(files, path, module) if module.is_class(name) else ASGI
+    return Examined(f"{dotted}:{name}", generation, module.description(name))
 
 
 def parse(path: str, source: bytes) -> ast.Module:
@@ -80,11 +82,13 @@ class Module:
         self._tree = tree
         self._classes: dict[str, ast.ClassDef] = {}
         self._others: set[str] = set()  # bound by an assignment or an import
+        self._made: set[str] = set()  # of these, what may be an ASGI application: the result of a call, a coroutine
         self._origins: dict[str, str] = {}  # "Tag" -> "htag.Tag"
         for statement in _statements(tree.body):
             self._bind(statement)
 
-    def served_class(self) -> str:
+    def served(self) -> str:
+        """The htag class, or else the ASGI application `app`."""
         handed = self._handed_to_runners()
         if len(handed) == 1:
             return handed[0]
@@ -94,8 +98,11 @@ class Module:
         roots = [name for name in derived if self._is_tag(name, "App")]
         if len(roots) == 1 or len(derived) == 1:
             return (roots if len(roots) == 1 else derived)[0]
+        if not derived and "app" in self._made:
+            return "app"
         if not derived:
-            raise NotAnApp(self._path, "no htag class in it, such as class App(Tag.div)")
+            expected = "such as class App(Tag.div), nor an ASGI application, such as app = Starlette()"
+            raise NotAnApp(self._path, f"no htag class in it, {expected}")
         names = ", ".join(derived)
         raise NotAnApp(self._path, f"{names} could each be the app: call one App, or choose by the key entry")
 
@@ -107,8 +114,12 @@ class Module:
                     self._path, f"class {name} is no htag class: it doesn't derive from Tag", self._line(name)
                 )
         elif name not in self._others:
-            raise NotAnApp(self._path, f"no class {name} in it")
+            raise NotAnApp(self._path, f"no {'class ' if self.is_class(name) else ''}{name} in it")
         return name
+
+    def is_class(self, name: str) -> bool:
+        """Else it is an ASGI application. What was made elsewhere shows by its name: that of a class is capitalised."""
+        return name in self._classes or name[:1].isupper()
 
     def description(self, name: str) -> str:
         text = ast.get_docstring(self._tree)
@@ -133,7 +144,15 @@ class Module:
             case ast.ClassDef():
                 self._classes[statement.name] = statement
             case ast.Assign():
-                self._others |= {target.id for target in statement.targets if isinstance(target, ast.Name)}
+                names = {target.id for target in statement.targets if isinstance(target, ast.Name)}
+                self._others |= names
+                self._made |= names if isinstance(statement.value, ast.Call) else set()
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                self._others.add(name)
+                self._made |= {name} if isinstance(value, ast.Call) else set()
+            case ast.AsyncFunctionDef():
+                self._others.add(statement.name)
+                self._made.add(statement.name)
             case ast.Import():
                 for alias in statement.names:
                     top = alias.name.partition(".")[0]
@@ -145,6 +164,7 @@ class Module:
                     else:
                         if statement.module not in ("htag", "htagweb"):  # htag 2 has an App of its own: a runner
                             self._others.add(alias.asname or alias.name)
+                            self._made.add(alias.asname or alias.name)
                         self._origins[alias.asname or alias.name] = f"{statement.module or ''}.{alias.name}"
 
     def _handed_to_runners(self) -> list[str]:

@@ -14,7 +14,7 @@ from .catalogue import Catalogue, PublishedApp
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
-from .model import Step
+from .model import ASGI, Step
 from .output import OutputFiles
 from .reaper import duration
 from .registry import Lease, Sandbox
@@ -176,7 +176,8 @@ class Starter:
         """Give it its user, once and for all."""
         link = sandbox.link
         assert link is not None
-        session = await self._sessions.get(sandbox.lease.user)
+        is_htag = app.generation != ASGI  # others have no use for the session, and nothing is measured in them
+        session = await self._sessions.get(sandbox.lease.user) if is_htag else {}
         now = self._now()
         # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.
         sandbox.lease = sandbox.lease.replace(state="claimed", claimed_s=now, last_activity_s=now)
@@ -186,7 +187,8 @@ class Starter:
             # Not by `async with timeout`: the deadline of the whole start, if that comes first, is another error.
             rendering = asyncio.ensure_future(link.claim(claim))
             try:
-                await asyncio.wait({rendering}, timeout=app.limits.interaction_timeout_s + SLOW_S)
+                patience_s = app.limits.interaction_timeout_s + SLOW_S if is_htag else None
+                await asyncio.wait({rendering}, timeout=patience_s)
                 if not rendering.done():
                     raise TooSlow("the first page took longer than an interaction may")
                 await rendering

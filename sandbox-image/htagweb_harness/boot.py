@@ -56,14 +56,16 @@ def main() -> None:
 
 
 def _options() -> Any:
-    parser = argparse.ArgumentParser("harness", description="Runs one htag app for one user.")
-    parser.add_argument("--generation", type=int, choices=(1, 2), required=True, help="1: htag up to 1.0, 2: from 2.0")
+    parser = argparse.ArgumentParser("harness", description="Runs one app for one user.")
+    parser.add_argument("--generation", type=int, choices=(0, 1, 2), required=True, help="0: no htag")
     parser.add_argument("--run", default="/run/app", help="where the sockets are made")
     parser.add_argument("--app-dir", default="/app", help="where the app's files go")
     parser.add_argument("--site", action="append", help="a folder of packages; may be given several times")
     options = parser.parse_args()
     if options.site is None:
-        options.site = ["/opt/htagweb/site", f"/opt/htagweb/site-gen{options.generation}"]
+        options.site = ["/opt/htagweb/site"]
+        if options.generation:
+            options.site.append(f"/opt/htagweb/site-gen{options.generation}")
     return options
 
 
@@ -81,9 +83,11 @@ def _bind(path: str, mode: int) -> socket.socket:
 
 
 def _import_image(sites: list[str], generation: int) -> str:
-    """What the image brings, ready for any app. Returns htag's version."""
+    """What the image brings, ready for any app. Returns htag's version, "" without htag."""
     sys.path += sites
     import_server()
+    if not generation:
+        return ""  # which framework an app brings isn't known
     install_runners()
     htag = importlib.import_module("htag")
     if (generation == 2) != hasattr(htag, "WebApp"):

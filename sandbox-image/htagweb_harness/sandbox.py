@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from .asgi import ASGIApp, page_scope
+from .asgi_app import AsgiApp, StartupFailed, check_asgi
 from .busy import Busy
 from .control import Control
 from .failures import Failures, explain
@@ -69,6 +70,7 @@ class Sandbox:
         self._platform = Platform(self._busy)
         self._interactions = Interactions(self._busy.held_until, lambda at: self.control.look_by(at))
         self._session: Session | None = None
+        self._asgi: AsgiApp | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
 
@@ -196,6 +198,9 @@ class Sandbox:
         return loop
 
     def _check_class(self, entry: str) -> None:
+        if not self._generation:
+            check_asgi(self._cls, entry)
+            return
         htag = sys.modules["htag"]
         base = htag.Tag if self._generation == 1 else sys.modules["htag.core"].GTag
         fits = isinstance(self._cls, type) and issubclass(self._cls, base)
@@ -239,7 +244,7 @@ class Sandbox:
         try:
             query, prefix = str(message.get("query", "")), str(message.get("prefix", ""))
             app = await self._first_page(session, failures, query, prefix)
-        except InitFailed as error:
+        except (InitFailed, StartupFailed) as error:
             self._fail("claim", str(error), error.trace)
         except BaseException as error:  # sys.exit in init too
             self._fail("claim", explain(error), failures.trace(error))
@@ -248,11 +253,17 @@ class Sandbox:
             self.stage = Stage.CLAIMED
             session.flush()
             self._send({"type": "ready", "stage": "claim", "took_ms": {"render": _ms(began, time.monotonic())}})
-            self._task(session.flush_often())
+            if self._generation:
+                self._task(session.flush_often())
 
     async def _first_page(self, session: Session, failures: Failures, query: str, prefix: str) -> ASGIApp:
-        """Render the app as its visitor will see it: htag answers some failures with a page and status 200."""
+        """Render the app as its visitor will see it: htag answers some failures with a page and status 200. Another
+        app's page is its own matter: that one is started."""
         name, dev = str(self._load.get("app", "app")), bool(self._load.get("dev"))
+        if not self._generation:
+            app0 = self._asgi = AsgiApp(self._cls, name=name, prefix=prefix)
+            await app0.start()
+            return app0
         if self._generation == 1:
             app = App(self._cls, name, dev, session, failures, self._interactions, on_exit=self._app_ends)
             app1 = Generation1(app, self._boot)
@@ -295,6 +306,8 @@ class Sandbox:
         await session.settle()
         await asyncio.sleep(0.05)  # the last replies are in the hands of tasks of their own, with nothing to wait on
         await self.front.close_sockets()
+        if self._asgi is not None:
+            await self._asgi.close(grace_s)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
 

@@ -20,7 +20,11 @@ def import_server() -> None:
     sys.modules["uvicorn.main"] = main
     import uvicorn.lifespan.off
     import uvicorn.protocols.http.httptools_impl
-    import uvicorn.protocols.websockets.websockets_sansio_impl  # noqa: F401
+    import uvicorn.protocols.websockets.websockets_sansio_impl
+    from uvicorn.server import Server
+
+    # Some frameworks derive a class of their own from it as they are imported.
+    uvicorn.__dict__["Server"] = main.__dict__["Server"] = Server
 
 
 def _no_server(*args: object, **kargs: object) -> None:

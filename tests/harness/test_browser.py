@@ -13,6 +13,7 @@ from playwright.async_api import Page, async_playwright, expect
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.harness.conftest import Boot
 from tests.harness.driver import Harness
+from tests.harness.test_asgi import APP as ASGI
 from tests.harness.test_generation1 import APP as APP1
 from tests.harness.test_generation2 import APP as APP2
 from tests.harness.way_in import WayIn
@@ -252,3 +253,22 @@ async def test_a_page_of_htag_1_warns_before_the_end(
     way.status = {}
     await press(page, "more")
     await expect(page.locator(".bar")).to_be_hidden()
+
+
+async def test_a_page_of_no_htag_tells_of_the_end_and_keeps_its_own_sockets(
+    boot: Boot, ways: AsyncExitStack, page: Page
+) -> None:
+    harness = await boot(0)
+    await harness.load(ASGI, "app:app")
+    await harness.claim()
+    way = await way_to(harness, ways)
+    await page.goto(way.url)
+    talk = """() => new Promise((done) => {
+        const socket = new WebSocket("echo");
+        socket.onopen = () => socket.send("hi");
+        socket.onclose = ({ code }) => done(code);
+    })"""
+    assert await page.evaluate(talk) == 1012  # of htag's it would be mended, and nobody hears of it
+    way.status = {"state": "ended", "title": "This app was closed", "text": "It was idle.", "action": "Start again"}
+    assert await page.evaluate(talk) == 1012  # and has the page ask what is the matter
+    await expect(page.get_by_role("heading", name="This app was closed")).to_be_visible()

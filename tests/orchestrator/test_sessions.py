@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from htagweb_orchestrator.model import Ending, UserId
+from htagweb_orchestrator.model import AppName, Ending, UserId
 from htagweb_orchestrator.sessions import Sessions
 from tests.orchestrator.harness import Frame, Harness, NeverLoads
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
@@ -36,6 +36,18 @@ async def test_a_change_is_told_to_the_users_other_sandboxes_and_to_nobody_else(
     assert await stranger.change({"mine": True}) is None  # a round trip: whatever was on its way has arrived
     assert stranger.told() == writer.told() == []
     assert reader.session == {"a": 1}
+
+
+async def test_an_app_that_is_no_htag_app_gets_nothing_of_the_record(stage: Stage) -> None:
+    stage.write("other", "from starlette.applications import Starlette\napp = Starlette()\n")
+    plane = await stage.open()
+    writer = stage.harness(await plane.until_ready(ALICE, HELLO))
+    assert await writer.change({"a": 1}) is None
+    other = stage.harness(await plane.until_ready(ALICE, AppName("other")))
+    reader = stage.harness(await plane.until_ready(ALICE, CLOCK))
+    assert await writer.change({"a": 2}) is None
+    await eventually(lambda: reader.told())
+    assert (other.session, other.told()) == ({}, [])
 
 
 async def test_two_users_never_see_each_others_record(stage: Stage, plane: Plane) -> None:

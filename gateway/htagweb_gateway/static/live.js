@@ -3,8 +3,9 @@
    The page is the app's: it can undo all of this, and would harm its own visitor only. */
 (() => {
   "use strict";
-  const app = document.currentScript?.dataset.app;
+  const { app, sockets } = document.currentScript?.dataset ?? {};
   if (!app) return;
+  const mends = sockets !== "own"; // else it is no htag page: nobody but the page itself can mend its connections
 
   const FIRST_RETRY_MS = 200, LAST_RETRY_MS = 5000, GIVE_UP_MS = 120_000;
   const SETTLED_MS = 5000; // a connection that lasted this long was a good one: the next break starts afresh
@@ -419,6 +420,11 @@
 
   const AnySocket = new Proxy(NativeSocket, {
     construct(target, args, asked) {
+      if (!mends) {
+        const socket = Reflect.construct(target, args, asked);
+        if (isOurs(args[0])) socket.addEventListener("close", () => { if (!over) askSoon(); });
+        return socket;
+      }
       // A class of the page's own that extends WebSocket gets what it expects.
       return asked === AnySocket && isOurs(args[0]) ? new LiveSocket(...args) : Reflect.construct(target, args, asked);
     },
@@ -460,7 +466,7 @@
   }
 
   function isEvent([address, options]) {
-    return options?.method === "POST" && typeof address === "string" && address === `${base}event`
+    return mends && options?.method === "POST" && typeof address === "string" && address === `${base}event`
       && eventIds(options.body).length > 0;
   }
 
