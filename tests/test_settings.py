@@ -201,6 +201,13 @@ def test_a_runtime_and_a_network_may_be_one_apps_own(tmp_path: Path) -> None:
     )
 
 
+def test_an_app_says_how_it_talks(tmp_path: Path) -> None:
+    settings = load(tmp_path, "[apps.a]\nhttp_only = true")
+    assert (settings.app("a").http_only, settings.app("b").http_only) == (True, False)
+    (problem,) = problems(tmp_path, '[apps.a]\nhttp_only = "perhaps"')
+    assert problem.startswith("htagweb.toml:2: apps.a.http_only: expected true or false")
+
+
 @pytest.mark.parametrize("name", ["host", "none", "bridge", "container:x", ""])
 def test_the_engines_own_networks_are_given_to_nobody(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f'[apps.a]\nnetwork = "{name}"')

@@ -32,6 +32,7 @@ class PublishedApp(Struct, frozen=True):
     version: str  # sha256 over entry, generation and files, in hex
     image: str
     limits: AppLimits
+    http_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class Catalogue:
             version=version,
             image=self._settings.sandbox_image,
             limits=self._settings.limits(app.name),
+            http_only=said.http_only,
         )
         youngest_ns = max(file.modified_ns for file in app.files)
         return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS)

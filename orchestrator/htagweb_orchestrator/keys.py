@@ -60,6 +60,7 @@ APP_KEYS = {
     ),
     "access": Key("access", text("public", '"public"'), "who may open it"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
+    "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),
 }
 
 # Field of Settings -> key.

@@ -42,6 +42,7 @@ class AppSettings(Struct, frozen=True):
     entry: str = ""
     access: str = "public"
     max_sandboxes: int = 0
+    http_only: bool = False
     overrides: Mapping[str, Any] = {}
 
 

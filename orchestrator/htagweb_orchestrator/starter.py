@@ -167,6 +167,7 @@ class Starter:
             "interaction_timeout_s": app.limits.interaction_timeout_s,
             "busy_max_s": app.limits.busy_max_s,
             "session_size": self._session_size,
+            "http_only": app.http_only,
         }
         async with self._timed(sandbox, "load"):
             await link.load(load, files)

@@ -8,6 +8,7 @@ var htagweb = (function () {
     const INSTANCE = "<<instance>>";
     const PAGE = Array.from(crypto.getRandomValues(new Uint8Array(8)), b => b.toString(16).padStart(2, "0")).join("");
     const BASE = location.pathname.endsWith("/") ? location.pathname : location.pathname + "/";
+    let sockets = <<sockets>>;  // may this page open WebSockets?
     const FIRST_DELAY = 250, LAST_DELAY = 15000, WS_PATIENCE = 3000;
     // A class of our own gets the browser's real WebSocket: the platform's script mends others by itself, and then we
     // would not know what has to be sent again.
@@ -49,14 +50,19 @@ var htagweb = (function () {
 
     function connect() {
         attempt = 0;
+        if (!sockets) {
+            trying = false;
+            listen();
+            post();
+            return;
+        }
         const scheme = location.protocol === "https:" ? "wss://" : "ws://";
         let ws;
         try {
             ws = new Socket(scheme + location.host + BASE + "_ws" + here());
         } catch (problem) {  // forbidden by a policy of the app's own: trying again is no use
-            trying = false;
-            listen();
-            post();
+            sockets = false;
+            connect();
             return;
         }
         const patience = setTimeout(() => ws.close(), WS_PATIENCE);
@@ -76,19 +82,27 @@ var htagweb = (function () {
             if (!listening()) report("down");
             listen();
             post();
-            attempt = later(socketDelay, connect);
-            socketDelay = Math.min(2 * socketDelay, LAST_DELAY);
+            connectLater();
         };
+    }
+
+    function connectLater() {
+        attempt = later(socketDelay, connect);
+        socketDelay = Math.min(2 * socketDelay, LAST_DELAY);
     }
 
     function listen() {
         if (stream) return;
         stream = new EventSource(BASE + "_stream" + here());
         stream.onmessage = event => receive(JSON.parse(event.data));
-        stream.onopen = () => report("up");
+        stream.onopen = () => {
+            report("up");
+            if (!sockets) socketDelay = FIRST_DELAY;
+        };
         stream.onerror = () => {  // opened again when the next WebSocket fails
             deafen();
             if (!socket) report("down");
+            if (!sockets && !attempt) connectLater();
         };
     }
 

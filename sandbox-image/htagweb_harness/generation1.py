@@ -106,7 +106,7 @@ class Generation1:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         instance_id, page_name, got = _asked(scope)
-        if scope["path"] != "/_ws" or got is None:
+        if scope["path"] != "/_ws" or got is None or self._app.http_only:
             await send({"type": "websocket.close", "code": 4404})
             return
         await send({"type": "websocket.accept"})

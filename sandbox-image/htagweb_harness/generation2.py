@@ -51,6 +51,7 @@ class Generation2:
         name: str,
         prefix: str,
         dev: bool,
+        http_only: bool,
         session: Session,
         failures: Failures,
         interactions: Interactions,
@@ -58,6 +59,7 @@ class Generation2:
         self.name = name
         self.prefix = prefix
         self.dev = dev
+        self.http_only = http_only
         self.session = session
         self.failures = failures
         self._interactions = interactions
@@ -71,20 +73,26 @@ class Generation2:
 
     def _in_sandbox(self, scope: Scope) -> Scope:
         """The request with the one htag_sid that there is, and the user's session."""
-        cookies = b"; ".join(
+        ours = {b"htag_sid": SID.encode()}
+        if self.http_only:  # how htag is told so
+            ours[b"htag_mode"] = b"sse"
+        theirs = [
             part.strip()
             for key, value in scope["headers"]
             if key == b"cookie"
             for part in value.split(b";")
-            if not part.strip().startswith(b"htag_sid=")
-        )
-        cookie = b"; ".join(filter(None, (cookies, b"htag_sid=" + SID.encode())))
+            if part.strip() and part.strip().partition(b"=")[0] not in ours
+        ]
+        cookie = b"; ".join([*theirs, *(name + b"=" + value for name, value in ours.items())])
         headers = [(key, value) for key, value in scope["headers"] if key != b"cookie"]
         return {**scope, "headers": [*headers, (b"cookie", cookie)], "session": self.session.data}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope = self._in_sandbox(scope)
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and self.http_only:
+            await receive()
+            await send({"type": "websocket.close", "code": 4404})
+        elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["path"] == "/" and scope["method"] == "GET":
             await self._page(scope, send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class App:
     failures: Failures
     interactions: Interactions
     on_exit: Callable[[], None]  # the app called `self.exit()`
+    http_only: bool
 
 
 class Instance:
@@ -71,7 +73,7 @@ class Instance:
         self._lock = asyncio.Lock()  # replies share htag's list of scripts, so interactions go one by one
         renderer = importlib.import_module("htag.render").HRenderer
         app.failures.take()
-        script = CLIENT.replace("<<instance>>", self.id)
+        script = CLIENT.replace("<<instance>>", self.id).replace("<<sockets>>", json.dumps(not app.http_only))
         self.hr = renderer(app.cls, script, app.on_exit, init, app.dev, session=app.session.data)
         if not isinstance(self.hr.tag, app.cls):  # htag put a tag with the error's text in its place
             error = app.failures.take()

@@ -264,8 +264,11 @@ class Sandbox:
             app0 = self._asgi = AsgiApp(self._cls, name=name, prefix=prefix)
             await app0.start()
             return app0
+        http_only = bool(self._load.get("http_only"))
         if self._generation == 1:
-            app = App(self._cls, name, dev, session, failures, self._interactions, on_exit=self._app_ends)
+            app = App(
+                self._cls, name, dev, session, failures, self._interactions, on_exit=self._app_ends, http_only=http_only
+            )
             app1 = Generation1(app, self._boot)
             app1.render(query)
             return app1
@@ -274,6 +277,7 @@ class Sandbox:
             name=name,
             prefix=prefix,
             dev=dev,
+            http_only=http_only,
             session=session,
             failures=failures,
             interactions=self._interactions,

@@ -128,7 +128,7 @@ class Harness:
         listed = [{"path": path, "size": len(data)} for path, data in zip(files, contents, strict=True)]
         message = {
             "type": "load", "app": "toy", "version": "v1", "entry": entry, "files": listed, "env": {}, "dev": False,
-            "interaction_timeout_s": 60, "session_size": 65536,
+            "interaction_timeout_s": 60, "session_size": 65536, "http_only": False,
         }  # fmt: skip
         self.link.send({**message, **fields}, *contents)
         answer = await self.link.frame("ready", "failed", stage="load")

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
@@ -34,9 +35,9 @@ async def page() -> AsyncIterator[Page]:
         await browser.close()
 
 
-async def served(boot: Boot, generation: int, source: str) -> Harness:
+async def served(boot: Boot, generation: int, source: str, **load: Any) -> Harness:
     harness = await boot(generation)
-    await harness.load(source)
+    await harness.load(source, **load)
     await harness.claim()
     return harness
 
@@ -272,3 +273,33 @@ async def test_a_page_of_no_htag_tells_of_the_end_and_keeps_its_own_sockets(
     way.status = {"state": "ended", "title": "This app was closed", "text": "It was idle.", "action": "Start again"}
     assert await page.evaluate(talk) == 1012  # and has the page ask what is the matter
     await expect(page.get_by_role("heading", name="This app was closed")).to_be_visible()
+
+
+@pytest.mark.parametrize(("generation", "source"), [(1, APP1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
+async def test_a_page_that_talks_http_only_tries_no_websocket(
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str
+) -> None:
+    harness = await served(boot, generation, source, http_only=True)
+    way = await way_to(harness, ways)
+    await page.goto(way.url)
+    await press(page, "slow" if generation == 1 else "more")
+    await expect(page.locator("output")).to_have_text("slow done" if generation == 1 else "1")
+    if generation == 1:  # what the app shows by itself comes too
+        await press(page, "push")
+        (harness.app_dir / "go").touch()
+        await expect(page.locator("output")).to_have_text("push 2")
+    assert way.handshakes == 0
+
+
+async def test_a_page_of_htag_1_that_talks_http_only_finds_its_events_again(
+    boot: Boot, ways: AsyncExitStack, page: Page
+) -> None:
+    harness = await served(boot, 1, APP1, http_only=True)
+    way = await way_to(harness, ways)
+    await page.goto(way.url)
+    await press(page, "push")
+    await way.break_down()
+    await way.open()
+    (harness.app_dir / "go").touch()
+    await expect(page.locator("output")).to_have_text("push 2")
+    assert way.handshakes == 0

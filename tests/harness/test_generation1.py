@@ -8,6 +8,7 @@ import re
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.harness.apps import COUNTER1
 from tests.harness.driver import Harness
@@ -367,3 +368,12 @@ async def test_many_reloads_are_forgotten_again(counter: Harness) -> None:
         page = await Page.open(counter, name=f"page {n}")
         await page.click("more")
     assert await value(counter) == "40"
+
+
+async def test_an_app_that_talks_http_only_takes_no_websocket(first: Harness) -> None:
+    await first.load(COUNTER1, http_only=True)
+    await first.claim()
+    page = await Page.open(first)
+    with pytest.raises(InvalidStatus):
+        async with first.websocket("/_ws" + page.path):
+            pass

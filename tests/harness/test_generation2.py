@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
 
 from tests.harness.apps import COUNTER2
 from tests.harness.driver import Frame, Harness
@@ -254,3 +255,14 @@ async def test_the_plain_counter_works(second: Harness) -> None:
     page = await opened(second)
     await page.post(second, page.event("more"))
     await second.link.said("counted to 1")
+
+
+async def test_an_app_that_talks_http_only_takes_no_websocket(second: Harness) -> None:
+    await second.load(COUNTER2, http_only=True)
+    await second.claim()
+    page = await opened(second, cookie="htag_mode=http")
+    assert "window.WebSocket=class" in page.html
+    with pytest.raises(InvalidStatus):
+        async with second.websocket("/ws"):
+            pass
+    assert (await page.post(second, page.event("more")))[0]["updates"]

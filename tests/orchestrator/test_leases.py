@@ -8,6 +8,7 @@ import pytest
 
 from htagweb_orchestrator.errors import AppBroken, AppNotFound, RateLimited, UserLimitReached
 from htagweb_orchestrator.model import AppName, Ending, State, Step
+from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.harness import NeverLoads
 from tests.orchestrator.stage import ALICE, APPS, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
@@ -37,6 +38,13 @@ async def test_a_sandbox_gets_its_app_and_its_visitors_query(stage: Stage, plane
     assert (load["app"], load["entry"]) == ("hello", "hello:App")
     assert list(harness.files) == ["hello.py"]
     assert (claim["query"], claim["prefix"], claim["session"]) == ("a&b=1", "/hello", {})
+
+
+async def test_a_sandbox_is_told_how_its_app_talks(stage: Stage) -> None:
+    stage.apps["hello"] = AppSettings(http_only=True)
+    plane = await stage.open()
+    told = [stage.harness(await plane.until_ready(ALICE, app)).heard_of("load") for app in (HELLO, CLOCK)]
+    assert [load["http_only"] for load in told] == [True, False]
 
 
 async def test_nothing_of_the_app_is_sent_before_the_directory_is_sealed(stage: Stage, plane: Plane) -> None:
