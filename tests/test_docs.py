@@ -25,7 +25,7 @@ PACKAGES = {
     "htagweb_orchestrator": ROOT / "orchestrator" / "htagweb_orchestrator",
     "htagweb_harness": ROOT / "sandbox-image" / "htagweb_harness",
 }
-GROUND_FLOOR = {f"htagweb_orchestrator.{name}" for name in ("api", "model", "errors", "address", "logs")}
+GROUND_FLOOR = {f"htagweb_orchestrator.{name}" for name in ("access", "api", "model", "errors", "address", "logs")}
 ENGINES = "htagweb_orchestrator.engines"
 
 

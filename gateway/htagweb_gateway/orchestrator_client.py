@@ -1,19 +1,33 @@
-"""Keeps the promise of api.Orchestrator over the orchestrator's Unix socket."""
+"""Keeps the promises of api.Orchestrator and api.SessionVerbs over the orchestrator's Unix socket."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import msgspec
 
-from htagweb_orchestrator.errors import OrchestratorError, OrchestratorUnavailable, from_problem
-from htagweb_orchestrator.model import AppName, Change, Ending, Route, SandboxId, Seen, UserId
+from htagweb_orchestrator.errors import NotAnOperator, OrchestratorError, OrchestratorUnavailable, from_problem
+from htagweb_orchestrator.model import (
+    AppName,
+    Change,
+    Ending,
+    OperatorAnswer,
+    Person,
+    Route,
+    SandboxId,
+    Seen,
+    UserId,
+    Welcome,
+)
 
 T = TypeVar("T")
 ANSWER_S = 10.0  # on top of what a call itself may wait
+OPERATE_S = 60.0  # an engine may take its time over ending many sandboxes
 HEARTBEAT_S = 15.0  # a watch that says nothing for so long is dead; the orchestrator says something every 5 s
+_TOKEN = re.compile("[A-Za-z0-9_-]{1,200}")
 _GONE = "The part of the server that starts apps does not answer. What runs goes on; try again in a moment."
 
 
@@ -56,6 +70,57 @@ class OrchestratorClient:
         except httpx.HTTPError as error:
             raise OrchestratorUnavailable(_GONE) from error
 
+    # -- api.SessionVerbs ----------------------------------------------------------------------------------------
+
+    async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
+        return await self._post("session/get", {"user": user, "app": app}, dict[str, Any])
+
+    async def patch_session(
+        self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> None:
+        asked = {"user": user, "app": app, "set": dict(changed), "del": list(deleted)}
+        await self._send("session/patch", asked, 0.0)
+
+    async def sign_in(
+        self, name: str, password: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        asked = {"name": name, "password": password, "client": client, "sid": sid, "visitor": visitor}
+        return await self._post("session/sign-in", asked, Welcome)
+
+    async def admit(
+        self, person: Person, method: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        asked = {"person": person, "method": method, "client": client, "sid": sid, "visitor": visitor}
+        return await self._post("session/admit", asked, Welcome)
+
+    async def redeem(self, token: str, *, client: str = "", sid: str = "", visitor: UserId | None = None) -> Welcome:
+        asked = {"token": token, "client": client, "sid": sid, "visitor": visitor}
+        return await self._post("session/redeem", asked, Welcome)
+
+    async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
+        await self._send("session/sign-out", {"sid": sid, "everywhere": everywhere}, 0.0)
+
+    async def operate(
+        self, token: str, method: str, path: str, *, query: str = "", body: bytes = b"", client: str = ""
+    ) -> OperatorAnswer:
+        if not _TOKEN.fullmatch(token):
+            raise NotAnOperator("This is no operator's token.")
+        try:
+            answer = await self._http.request(
+                method,
+                httpx.URL(path=f"/v1/session/operate{path}", query=query.encode()),
+                content=body,
+                headers={"Authorization": f"Bearer {token}", "X-Htagweb-Client": client},
+                timeout=httpx.Timeout(OPERATE_S, connect=2.0),
+            )
+        except (httpx.HTTPError, ValueError) as error:
+            raise OrchestratorUnavailable(_GONE) from error
+        if answer.status_code == NotAnOperator.status:
+            self._raise(answer)
+        return OperatorAnswer(
+            status=answer.status_code, media_type=answer.headers.get("content-type", ""), body=answer.content
+        )
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -71,8 +136,12 @@ class OrchestratorClient:
             )
         except httpx.HTTPError as error:
             raise OrchestratorUnavailable(_GONE) from error
-        if answer.is_success:
-            return answer
+        if not answer.is_success:
+            self._raise(answer)
+        return answer
+
+    @staticmethod
+    def _raise(answer: httpx.Response) -> NoReturn:
         try:
             raise from_problem(msgspec.json.decode(answer.content, type=dict[str, Any]))
         except msgspec.MsgspecError as error:

@@ -10,17 +10,24 @@ import signal
 import sqlite3
 import sys
 
-from . import composition
+from . import accounts, composition, sign_ins
+from .accounts import Accounts
 from .catalogue import Catalogue
+from .clock import boottime_s
 from .configuration import ConfigError
 from .control import ControlPlane
+from .database import Database
 from .logs import configure
 from .operators import Operators
 from .output import OutputFiles
+from .passwords import Failures, Passwords
 from .rundir import RunDirectory
 from .service import gateway_api, listen, operator_api, server
+from .session_routes import session_routes
 from .sessions import Sessions
 from .settings import Settings
+from .sign_ins import SignIns
+from .visitors import Visitors
 
 log = logging.getLogger("htagweb_orchestrator")
 
@@ -35,6 +42,10 @@ async def serve(settings: Settings) -> None:
     catalogue = Catalogue(settings)
     sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
     output = OutputFiles(state / "output")
+    people = Database(state / "accounts.sqlite", f"{accounts.SCHEMA};{sign_ins.SCHEMA}", durable=True)
+    signed_in = SignIns(people, life_s=settings.sign_in_life_s)
+    await signed_in.load()
+    passwords = Passwords()
     control = ControlPlane(
         engine=engine,
         catalogue=catalogue,
@@ -43,16 +54,28 @@ async def serve(settings: Settings) -> None:
         sessions=sessions,
         output=output,
         prover=engine,
+        sign_ins=signed_in,
+    )
+    visitors = Visitors(
+        auth=settings.auth,
+        take=settings.on_sign_in == "take",
+        control=control,
+        accounts=Accounts(people),
+        sign_ins=signed_in,
+        passwords=passwords,
+        failures=Failures(now=boottime_s),
     )
     operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     own_uid = os.getuid()
+    operators_app = operator_api(operators)
+    gateway_app = gateway_api(control, session_routes(visitors, signed_in, operators_app))
     services = [
-        (server(operator_api(operators), allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
+        (server(operators_app, allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
         (
-            server(gateway_api(control), allowed_uids={own_uid, settings.gateway_uid}),
+            server(gateway_app, allowed_uids={own_uid, settings.gateway_uid}),
             listen(control_dir / "orch.sock", mode=0o660, gid=settings.gateway_uid),
         ),
     ]
@@ -72,6 +95,8 @@ async def serve(settings: Settings) -> None:
         for each, _ in services:
             each.should_exit = True
         await asyncio.gather(*running, return_exceptions=True)
+        passwords.close()
+        people.close()
         sessions.close()
 
 

@@ -1,12 +1,12 @@
-"""The one door between gateway and orchestrator. Kept by `control.ControlPlane` in process, and by the gateway's client
-over the orchestrator's Unix socket."""
+"""The one door between gateway and orchestrator. Kept by `control.ControlPlane` and `visitors.Visitors` in process, and
+both by the gateway's client over the orchestrator's Unix socket."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from typing import Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
 
-from .model import AppName, Change, Ending, Route, SandboxId, Seen, UserId
+from .model import AppName, Change, Ending, OperatorAnswer, Person, Route, SandboxId, Seen, UserId, Welcome
 
 
 class Orchestrator(Protocol):
@@ -38,4 +38,55 @@ class Orchestrator(Protocol):
     def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         """A Snapshot, then every change as it happens, until the iterator is closed. Idle clocks run only while
         somebody watches."""
+        ...
+
+
+class SessionVerbs(Protocol):
+    """All that hangs below the gateway's verb `session`: a visitor's record, who he is, and operators' calls.
+
+    Who is signed in reaches every gateway by `watch`: a request that brings the cookie of a sign-in asks nobody.
+    `sid` is the secret of the cookie that the browser has now, "" without; `visitor` its anonymous user. Either is dead
+    after a sign-in: the answer has another secret, and what the anonymous visitor had follows him or is left, as
+    configured.
+    `client` is the visitor's address.
+    """
+
+    async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
+        """The record that this user's sandbox of this app has; {} if there is none. Raises SessionStoreFailed."""
+        ...
+
+    async def patch_session(
+        self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> None:
+        """Apply all of it or nothing; his running sandboxes are told. Raises SessionTooLarge, SessionRefused,
+        SessionStoreFailed."""
+        ...
+
+    async def sign_in(
+        self, name: str, password: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        """By password, with `auth = "password"`. Raises SignInRefused, in the same time for an unknown name and a wrong
+        password, and SignInLimited after too many failures of this name or address."""
+        ...
+
+    async def admit(
+        self, person: Person, method: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        """A person whom the gateway knows from elsewhere: `method` is oidc or header, and must be the configured one.
+        Raises SignInRefused."""
+        ...
+
+    async def redeem(self, token: str, *, client: str = "", sid: str = "", visitor: UserId | None = None) -> Welcome:
+        """By an operator's one-time link. Raises SignInRefused, SignInLimited."""
+        ...
+
+    async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
+        """End this sign-in, or all of this person. An unknown one is a success."""
+        ...
+
+    async def operate(
+        self, token: str, method: str, path: str, *, query: str = "", body: bytes = b"", client: str = ""
+    ) -> OperatorAnswer:
+        """An operators' call, such as GET /v1/sandboxes, answered as on the operators' own socket. Raises NotAnOperator
+        without a good token."""
         ...

@@ -158,6 +158,7 @@ class Catalogue:
             version=published.version if published else "",
             problem=entry.problem,
             interaction_timeout_s=self._settings.limits(name).interaction_timeout_s,
+            access=self._settings.access_of(name),
         )
 
     def _title(self, name: str) -> str:

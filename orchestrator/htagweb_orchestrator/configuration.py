@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .access import PUBLIC
 from .keys import APP_KEYS, APP_LIMIT_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
 from .kinds import DNS_LABEL, Unexpected
 
@@ -53,6 +54,7 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
         reader.problems += error.problems
     values.setdefault("dev", _is_loopback(values.get("published_on", "")))
     reader.settle_pids(values)
+    reader.settle_sign_in(values)
     if reader.problems:
         raise ConfigError(reader.problems)
     return values
@@ -118,6 +120,28 @@ class _Reader:
                 self._enough_pids(self._where(("apps", name, "pids")), chosen["pids"])
             elif values.get("pids", 0) < RUNSC_PIDS:
                 chosen["pids"] = RUNSC_PIDS
+
+    def settle_sign_in(self, values: dict[str, Any]) -> None:
+        """What the way of signing in needs besides, and rules that nobody could meet."""
+        auth = values.get("auth", "anonymous")
+        said = self._source.get("auth", "")
+        needs = {"oidc": ("oidc_issuer", "oidc_client_id"), "header": ("trusted_proxies",)}
+        for field in needs.get(auth, ()):
+            if not values.get(field):
+                self.problems.append(f'{said}: with "{auth}" {field} must be set')
+        if auth == "anonymous":
+            tables: dict[KeyPath, object] = {(): values.get("access")}
+            tables |= {("apps", name): app.get("access") for name, app in values.get("apps", {}).items()}
+            for path, access in tables.items():
+                if access not in (None, PUBLIC):
+                    where = self._where((*path, "access")) if path else self._source["access"]
+                    self.problems.append(f'{where}: nobody can sign in: set auth, or leave it "public"')
+        if file := values.get("oidc_client_secret_file"):
+            try:
+                values["oidc_client_secret"] = Path(file).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+                self.problems.append(f"{self._source.get('oidc_client_secret_file', '')}: {file}: {why}")
 
     def _enough_pids(self, where: str, count: int) -> None:
         if count < RUNSC_PIDS:

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from typing import Any
 
 from . import reaper
+from .access import allows
 from .admission import Admission
 from .catalogue import Catalogue, PublishedApp
 from .census import Census
@@ -24,11 +25,14 @@ from .clock import boot_id, boottime_s
 from .endings import Endings
 from .engines.base import Advice, Engine
 from .errors import (
+    AppNotFound,
     CapacityExceeded,
     Draining,
     EngineUnavailable,
     IsolationBroken,
     OrchestratorError,
+    SessionRefused,
+    SessionStoreFailed,
     StartFailed,
     StartTimeout,
 )
@@ -41,6 +45,7 @@ from .model import (
     AppsChanged,
     Change,
     Ending,
+    Person,
     Route,
     RouteChanged,
     SandboxId,
@@ -56,8 +61,9 @@ from .pulse import Pulse
 from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
 from .selftest import Check, Prover, SelfTest, judge
-from .sessions import Sessions, SessionTooLarge
+from .sessions import Sessions
 from .settings import Settings
+from .sign_ins import SignIns
 from .starter import Starter
 
 log = logging.getLogger(__name__)
@@ -88,6 +94,7 @@ class ControlPlane:
         output: OutputFiles,
         admission: Admission | None = None,
         prover: Prover | None = None,
+        sign_ins: SignIns | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in."""
@@ -96,6 +103,7 @@ class ControlPlane:
         self._settings = settings
         self._run = run
         self._sessions = sessions
+        self._sign_ins = sign_ins or SignIns(None, life_s=0.0)  # without: everybody is anonymous
         self._output = output
         self._admission = admission or Admission(max_per_user=settings.max_per_user)
         self._now = now
@@ -105,6 +113,7 @@ class ControlPlane:
         self._selftest = SelfTest(prover, run=run, uids=self._uids, settings=settings) if prover else None
         self.warnings: tuple[str, ...] = ()  # promises that the engine breaks, which the operator accepts
         self._hub = Hub()
+        self._sign_ins.tell = self._hub.publish
         self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._relinking: set[SandboxId] = set()
@@ -125,6 +134,7 @@ class ControlPlane:
             orphan_timeout_s=settings.orphan_timeout_s,
             session_size=settings.session_size_bytes,
             dev=settings.dev,
+            profile=self._profile,
             now=now,
         )
         self._endings = Endings(
@@ -272,6 +282,8 @@ class ControlPlane:
     async def lease(
         self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0, client: str = ""
     ) -> Route:
+        if not allows(self._settings.access_of(app), self._sign_ins.person(user)):
+            raise AppNotFound(f"There is no app {app} here.", app=app)
         sandbox = self._registry.live((user, app))
         if sandbox is None:
             sandbox = self._reserve(user, app, query, client)
@@ -457,6 +469,7 @@ class ControlPlane:
             platform=self._settings.platform(self.warnings),
             apps=self._catalogue.cards(),
             routes=(*live, *self._endings.routes()),
+            sign_ins=self._sign_ins.all(),
             complete=self._taken_over,
         )
 
@@ -592,22 +605,29 @@ class ControlPlane:
         if not user:
             return "nobody uses this app yet"
         try:
-            await self._sessions.patch(user, changed, deleted)
-        except SessionTooLarge as error:
+            await self._patch_session(user, changed, deleted, but=found)
+        except OrchestratorError as error:
             return str(error)
-        except (ValueError, RecursionError):
-            return "the session holds what can't be stored; the old value was kept"
-        except sqlite3.Error as error:
-            log.error("session not stored: %s", error, extra={"sandbox": sandbox})
-            return "the session could not be stored; the old value was kept"
-        for other in self._registry.of_user(user):
-            is_htag = other.lease.generation != ASGI  # another has no session
-            if other is not found and is_htag and other.link is not None and not other.link.closed:
-                self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
-        # Let those be written before our ack is: who hears of another's change before his own is acknowledged may know
-        # that his own came later, and won.
+        # Let the others be written before our ack is: who hears of another's change before his own is acknowledged may
+        # know that his own came later, and won.
         await asyncio.sleep(0)
         return None
+
+    async def _patch_session(
+        self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str], *, but: Sandbox | None = None
+    ) -> None:
+        """Store it, and tell this user's other sandboxes."""
+        try:
+            await self._sessions.patch(user, changed, deleted)
+        except (ValueError, RecursionError) as error:
+            raise SessionRefused("the session holds what can't be stored; the old value was kept") from error
+        except sqlite3.Error as error:
+            log.error("session not stored: %s", error)
+            raise SessionStoreFailed("the session could not be stored; the old value was kept") from error
+        for other in self._registry.of_user(user):
+            is_htag = other.lease.generation != ASGI  # another has no session
+            if other is not but and is_htag and other.link is not None and not other.link.closed:
+                self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
 
     async def _tell(self, link: HarnessLink, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
         try:
@@ -628,6 +648,26 @@ class ControlPlane:
 
     async def _prune_output(self) -> None:
         await asyncio.to_thread(self._output.prune)  # often: an app that crashes at each start writes a file each time
+
+    # -- for visitors.py ---------------------------------------------------------------------------------------------
+
+    async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
+        try:
+            return await self._sessions.get(user)
+        except sqlite3.Error as error:
+            log.error("session not read: %s", error)
+            raise SessionStoreFailed("The session can't be read just now. Try again in a moment.") from error
+
+    async def patch_session(
+        self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> None:
+        await self._patch_session(user, changed, deleted)
+
+    async def hand_over(self, visitor: UserId, person: Person, *, take: bool) -> None:
+        """An anonymous visitor has signed in: what he had is the person's now, or is left to its end."""
+
+    def _profile(self, user: UserId) -> Person | None:
+        return self._sign_ins.person(user)
 
     # -- for operators.py ----------------------------------------------------------------------------------------
 

@@ -12,6 +12,12 @@ OrchestratorError
 ├── EngineUnavailable      503 engine          the engine does not answer, or refuses
 ├── IsolationBroken        503 isolation       the engine did not keep a promise that isolation needs
 ├── Draining               503 draining
+├── SignInRefused          401 sign-in         wrong name or password, or a sign-in that is not offered here
+├── SignInLimited          429 sign-in-limit   too many failures; `retry_after_s`
+├── NotAnOperator          401 unauthorized    an operators' call without a good token
+├── SessionTooLarge        413 session-size    the record is unchanged
+├── SessionRefused         422 session-value   what can't be stored as JSON; the record is unchanged
+├── SessionStoreFailed     503 session-store   the store can't be read or written just now; the record is unchanged
 └── OrchestratorUnavailable 503 orchestrator   raised by its client: no answer on the socket
 """
 
@@ -87,6 +93,32 @@ class IsolationBroken(OrchestratorError):
 
 class Draining(OrchestratorError):
     status, reason = 503, "draining"
+
+
+class SignInRefused(OrchestratorError):
+    """The same words whatever was wrong."""
+
+    status, reason = 401, "sign-in"
+
+
+class SignInLimited(OrchestratorError):
+    status, reason = 429, "sign-in-limit"
+
+
+class NotAnOperator(OrchestratorError):
+    status, reason = 401, "unauthorized"
+
+
+class SessionTooLarge(OrchestratorError):
+    status, reason = 413, "session-size"
+
+
+class SessionRefused(OrchestratorError):
+    status, reason = 422, "session-value"
+
+
+class SessionStoreFailed(OrchestratorError):
+    status, reason = 503, "session-store"
 
 
 class OrchestratorUnavailable(OrchestratorError):

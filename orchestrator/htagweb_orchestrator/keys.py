@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .kinds import DIRECTORY, FLAG, NETWORKS, PUBLIC_URL, Kind, cores, count, duration, size, text, words
+from .kinds import (
+    ACCESS,
+    DIRECTORY,
+    FILE,
+    FLAG,
+    ISSUER,
+    NETWORKS,
+    PUBLIC_URL,
+    Kind,
+    choice,
+    cores,
+    count,
+    duration,
+    size,
+    text,
+    words,
+)
 from .promises import PROMISES
 
 
@@ -29,6 +45,8 @@ _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits and . _ -
 _NETWORK = text(r"(?!(host|none|bridge|default)$)[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a network of your own")
 _IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
+_FIELD = text(r"[A-Za-z0-9-]+", "the name of a header field")
+_CLAIM = text(r"[!-~]+", "the name of a claim")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class, or module:app")
 
 # Field of AppLimits -> key; these may stand in [apps.<name>] too.
@@ -58,7 +76,7 @@ APP_KEYS = {
     "entry": Key(
         "entry", _ENTRY, "what to serve, where the file leaves it open: `Class`, `module:Class`, `module:app`"
     ),
-    "access": Key("access", text("public", '"public"'), "who may open it"),
+    "access": Key("access", ACCESS, "who may open it"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
     "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),
 }
@@ -77,6 +95,22 @@ KEYS = LIMIT_KEYS | {
     "warm_max": Key("warm_max", count(0, 1000), "as many of them while many visitors come; 0 for no warm pool"),
     "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),
     "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),
+    "access": Key("access", ACCESS, "who may open an app that doesn't say otherwise"),
+    "auth": Key("auth", choice("anonymous", "password", "oidc", "header"), "how people sign in; anonymous: not at all"),
+    "on_sign_in": Key("on_sign_in", choice("take", "leave"), "what becomes of a visitor's session and apps then"),
+    "anonymous_life_s": Key("anonymous_life", _LIFE, "an anonymous visitor who stays away this long is a new one"),
+    "sign_in_life_s": Key("sign_in_life", _LIFE, "a sign-in is over after this long"),
+    "oidc_issuer": Key("oidc_issuer", ISSUER, "the OpenID Connect provider's address"),
+    "oidc_client_id": Key("oidc_client_id", text(), "what it knows this server as"),
+    "oidc_client_secret": Key("oidc_client_secret", text(), "the secret that goes with it; better in a file"),
+    "oidc_client_secret_file": Key("oidc_client_secret_file", FILE, "a file with that secret alone"),
+    "oidc_scopes": Key("oidc_scopes", text(), "what is asked of it"),
+    "oidc_user_claim": Key("oidc_user_claim", _CLAIM, "the claim that tells people apart"),
+    "oidc_groups_claim": Key("oidc_groups_claim", _CLAIM, "the claim with a person's groups"),
+    "header_user": Key("header_user", _FIELD, "the field in which a trusted proxy says who is asking"),
+    "header_name": Key("header_name", _FIELD, "the field with his full name"),
+    "header_email": Key("header_email", _FIELD, "the field with his email address"),
+    "header_groups": Key("header_groups", _FIELD, "the field with his groups, separated by commas"),
     "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),
     "dev": Key("dev", FLAG, "show tracebacks in pages"),
     "accept_weak": Key("accept_weak", words(*PROMISES), "promises of the wall that this engine may break; see doctor"),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from . import access
+from .model import Access
 from .quantities import duration_s, show_duration, show_size, size_bytes
 
 DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -104,6 +106,25 @@ def words(*known: str) -> Kind:
     return Kind(read, lambda value: "[]" if not value else str(value))
 
 
+def choice(*known: str) -> Kind:
+    """One of these words."""
+    expected = f"expected one of: {', '.join(known)}"
+
+    def read(raw: object) -> str:
+        if raw not in known:
+            raise Unexpected(expected)
+        return str(raw)
+
+    return Kind(read, str)
+
+
+def _read_access(raw: object) -> Access:
+    try:
+        return access.parse(raw)
+    except ValueError as error:
+        raise Unexpected(str(error)) from None
+
+
 def _read_public_url(raw: object) -> str:
     expected = "expected an address such as https://apps.example.org, without a path"
     if raw == "":
@@ -121,6 +142,21 @@ def _read_public_url(raw: object) -> str:
     return url.lower()
 
 
+def _read_issuer(raw: object) -> str:
+    if raw == "":
+        return ""
+    parts = urlsplit(raw) if isinstance(raw, str) and re.fullmatch(r"[\x21-\x7e]+", raw) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.netloc or parts.query or "@" in parts.netloc:
+        raise Unexpected("expected the provider's address such as https://id.example.org/realms/staff")
+    return str(raw)
+
+
+def _read_file(raw: object) -> str:
+    if not isinstance(raw, str) or (raw and not raw.startswith("/")):
+        raise Unexpected("expected an absolute path")
+    return raw
+
+
 def _read_directory(raw: object) -> Path:
     if not isinstance(raw, str) or not raw.startswith("/"):
         raise Unexpected("expected an absolute path")
@@ -131,6 +167,9 @@ FLAG = Kind(_read_flag, lambda value: str(value).lower())
 NETWORKS = Kind(_read_networks, lambda value: "[]" if not value else str(value))
 PUBLIC_URL = Kind(_read_public_url, str)
 DIRECTORY = Kind(_read_directory, str)
+FILE = Kind(_read_file, str)
+ISSUER = Kind(_read_issuer, str)
+ACCESS = Kind(_read_access, lambda value: access.show(value) if isinstance(value, tuple) else str(value))
 
 
 def _quantity(raw: object, parse: Callable[[str], float], expected: str) -> float:

@@ -7,6 +7,7 @@ travels is an age in seconds (`…_ago_s`), never a point in time: two processes
 from __future__ import annotations
 
 from enum import StrEnum
+from hashlib import sha256
 from typing import NewType
 
 import msgspec
@@ -17,6 +18,8 @@ AppName = NewType("AppName", str)
 """A DNS label: the first segment of the app's path."""
 SandboxId = NewType("SandboxId", str)
 """32 hex digits, made by the orchestrator; the first 12 are shown to people as an error id."""
+Access = tuple[str, ...]
+"""`("public",)`, `("signed-in",)`, or rules such as `("group:staff", "user:ann")`; `access.allows` reads it."""
 
 
 ASGI = 0
@@ -106,6 +109,47 @@ class Route(Struct, frozen=True):
     steps_ms: dict[str, float] = {}  # of its start, as its visitor waited: queue, create, start, load, render
 
 
+class Person(Struct, frozen=True):
+    """Somebody who has signed in. `id` is the user that sandboxes and sessions belong to, and never begins with
+    `anon-`.
+
+    The same four fields are what an app gets as `htagweb.user()`.
+    """
+
+    id: UserId
+    name: str = ""
+    email: str = ""
+    groups: tuple[str, ...] = ()  # who is in `admin` is an operator
+
+
+class SignIn(Struct, frozen=True):
+    """A person is signed in in one browser."""
+
+    id: str  # `sign_in_id` of the secret that the browser's cookie holds; knowing it opens nothing
+    person: Person
+    method: str  # password, oidc, header or link
+    left_s: float  # until it is over by itself
+
+
+class Welcome(Struct, frozen=True):
+    """The answer to a sign-in that succeeded. Both secrets are for the browser's cookies, and stored nowhere else."""
+
+    sid: str
+    sign_in: SignIn
+    operator_token: str = ""  # for members of `admin`: what operators' calls carry; dies with the sign-in
+
+    def __repr__(self) -> str:
+        return f"Welcome(sign_in={self.sign_in!r})"
+
+
+class OperatorAnswer(Struct, frozen=True):
+    """What the operators' API said to a call that came through a gateway."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+
 class AppCard(Struct, frozen=True):
     """An app as visitors see it in the catalogue. `problem` is for operators.
 
@@ -120,6 +164,30 @@ class AppCard(Struct, frozen=True):
     version: str = ""
     problem: str = ""
     interaction_timeout_s: float = 60.0
+    access: Access = ("public",)
+
+
+class Oidc(Struct, frozen=True):
+    """The provider that people sign in at, for `auth = "oidc"`."""
+
+    issuer: str = ""  # its discovery document lies below it, at /.well-known/openid-configuration
+    client_id: str = ""
+    client_secret: str = ""
+    scopes: str = "openid profile email"
+    user_claim: str = "sub"  # of the id token: what becomes Person.id
+    groups_claim: str = "groups"
+
+    def __repr__(self) -> str:
+        return f"Oidc(issuer={self.issuer!r}, client_id={self.client_id!r})"
+
+
+class Headers(Struct, frozen=True):
+    """What a trusted proxy says about who is asking, for `auth = "header"`: the fields' names."""
+
+    user: str = "Remote-User"
+    name: str = "Remote-Name"
+    email: str = "Remote-Email"
+    groups: str = "Remote-Groups"  # separated by commas
 
 
 class Platform(Struct, frozen=True):
@@ -133,6 +201,10 @@ class Platform(Struct, frozen=True):
     message_rate: int = 1000  # WebSocket frames a second of one browser's socket in the long run; twice that at once
     sockets_per_user: int = 16
     warnings: tuple[str, ...] = ()  # promises that this engine does not keep, shown on every platform page
+    auth: str = "anonymous"  # how people sign in: anonymous (not at all), password, oidc, header
+    oidc: Oidc = Oidc()
+    headers: Headers = Headers()
+    anonymous_life_s: float = 30 * 86_400.0  # of an anonymous visitor's cookie
 
 
 class Seen(Struct, frozen=True):
@@ -146,6 +218,7 @@ class Snapshot(Struct, tag="snapshot", frozen=True):
     platform: Platform
     apps: tuple[AppCard, ...]
     routes: tuple[Route, ...]
+    sign_ins: tuple[SignIn, ...] = ()
     complete: bool = True  # False: no engine has answered yet, so what runs isn't known; what was known stays so
 
 
@@ -162,4 +235,19 @@ class RouteGone(Struct, tag="gone", frozen=True):
     app: AppName
 
 
-Change = Snapshot | AppsChanged | RouteChanged | RouteGone
+class SignedIn(Struct, tag="signed-in", frozen=True):
+    sign_in: SignIn
+
+
+class SignedOut(Struct, tag="signed-out", frozen=True):
+    """These sign-ins are over: signed out, revoked, expired. What is open under them is closed."""
+
+    ids: tuple[str, ...]
+
+
+Change = Snapshot | AppsChanged | RouteChanged | RouteGone | SignedIn | SignedOut
+
+
+def sign_in_id(sid: str) -> str:
+    """What is stored of a cookie's secret, and pushed to gateways: it can't be turned back."""
+    return sha256(sid.encode("utf-8", "surrogateescape")).hexdigest()

@@ -12,30 +12,29 @@ import os
 import re
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute
 from starlette.routing import Route as HttpRoute
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .control import ControlPlane
-from .errors import OrchestratorError
 from .model import AppName, Ending, SandboxId, Seen, Struct, UserId
 from .operators import Operators
+from .wire import application, json_answer, problem_answer, read_body
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _HEX = re.compile("[0-9a-f]{1,32}")
 HEARTBEAT_S = 5.0  # a watch says at least this often that it lives
 MAX_WAIT_S = 30.0
-MAX_BODY = 8 * 1024 * 1024
 
 
 class LeaseRequest(Struct, frozen=True):
@@ -67,11 +66,12 @@ class ReapRequest(Struct, frozen=True):
     ending: Literal["operator", "updated"] = "operator"
 
 
-def gateway_api(control: ControlPlane) -> Starlette:
-    """lease, find, activity, release, watch: all that a gateway may ask for, in the model's structs."""
+def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Starlette:
+    """lease, find, activity, release, watch, and below `session` what session_routes has: all that a gateway may ask
+    for, in the model's structs."""
 
     async def lease(request: Request) -> Response:
-        asked = await _body(request, LeaseRequest)
+        asked = await read_body(request, LeaseRequest)
         route = await control.lease(
             asked.user,
             asked.app,
@@ -79,19 +79,19 @@ def gateway_api(control: ControlPlane) -> Starlette:
             wait_s=min(max(asked.wait_s, 0.0), MAX_WAIT_S),
             client=asked.client,
         )
-        return _json(route)
+        return json_answer(route)
 
     async def find(request: Request) -> Response:
-        asked = await _body(request, FindRequest)
-        return _json(await control.find(asked.user, asked.app))
+        asked = await read_body(request, FindRequest)
+        return json_answer(await control.find(asked.user, asked.app))
 
     async def release(request: Request) -> Response:
-        asked = await _body(request, ReleaseRequest)
+        asked = await read_body(request, ReleaseRequest)
         # A gateway ends a sandbox for its visitor; the other words are the orchestrator's own.
-        return _json(await control.release(asked.user, asked.app, Ending.VISITOR))
+        return json_answer(await control.release(asked.user, asked.app, Ending.VISITOR))
 
     async def activity(request: Request) -> Response:
-        asked = await _body(request, ActivityRequest)
+        asked = await read_body(request, ActivityRequest)
         await control.activity(asked.gateway, asked.seen)
         return Response(status_code=204)
 
@@ -105,13 +105,14 @@ def gateway_api(control: ControlPlane) -> Starlette:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
-    return _application(
+    return application(
         [
             HttpRoute("/v1/lease", lease, methods=["POST"]),
             HttpRoute("/v1/find", find, methods=["POST"]),
             HttpRoute("/v1/release", release, methods=["POST"]),
             HttpRoute("/v1/activity", activity, methods=["POST"]),
             HttpRoute("/v1/watch", watch),
+            *session,
         ]
     )
 
@@ -144,38 +145,38 @@ def operator_api(operators: Operators) -> Starlette:
     """What the `htagweb` command asks for; docs/operators.md lists the fields."""
 
     async def sandboxes(request: Request) -> Response:
-        return _json(await operators.rows())
+        return json_answer(await operators.rows())
 
     async def sandbox(request: Request) -> Response:
         prefix = request.path_params["prefix"]
-        return _only(prefix, {row["id"]: row for row in await operators.inspect(prefix)}, _json)
+        return _only(prefix, {row["id"]: row for row in await operators.inspect(prefix)}, json_answer)
 
     async def logs(request: Request) -> Response:
         prefix = request.path_params["prefix"]
         if not _HEX.fullmatch(prefix):
-            return _problem(404, "not-found", f"{prefix!r} is no sandbox id")
+            return problem_answer(404, "not-found", f"{prefix!r} is no sandbox id")
         return _only(prefix, operators.logs(prefix), PlainTextResponse)
 
     async def reap(request: Request) -> Response:
-        asked = await _body(request, ReapRequest)
-        return _json(await operators.reap(asked.ids, Ending(asked.ending)))
+        asked = await read_body(request, ReapRequest)
+        return json_answer(await operators.reap(asked.ids, Ending(asked.ending)))
 
     async def apps(request: Request) -> Response:
-        return _json(operators.apps())
+        return json_answer(operators.apps())
 
     async def pool(request: Request) -> Response:
-        return _json(operators.pool())
+        return json_answer(operators.pool())
 
     async def warnings(request: Request) -> Response:
-        return _json(operators.warnings)
+        return json_answer(operators.warnings)
 
     async def doctor(request: Request) -> Response:
-        return _json(await operators.doctor())
+        return json_answer(await operators.doctor())
 
     async def readyz(request: Request) -> Response:
-        return _json({"ready": operators.ready}, 200 if operators.ready else 503)
+        return json_answer({"ready": operators.ready}, 200 if operators.ready else 503)
 
-    return _application(
+    return application(
         [
             HttpRoute("/v1/sandboxes", sandboxes),
             HttpRoute("/v1/sandboxes/{prefix}", sandbox),
@@ -195,42 +196,8 @@ def _only(prefix: str, found: dict[SandboxId, Any], answer: Any) -> Response:
     if len(found) == 1:
         return answer(next(iter(found.values())))  # type: ignore[no-any-return]
     if not found:
-        return _problem(404, "not-found", f"no sandbox's id begins with {prefix!r}")
-    return _problem(409, "ambiguous", f"{len(found)} sandboxes' ids begin with {prefix!r}: give more digits")
-
-
-def _application(routes: list[HttpRoute]) -> Starlette:
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, OrchestratorError)
-        return Response(msgspec.json.encode(error.problem()), error.status, media_type="application/problem+json")
-
-    async def misunderstood(request: Request, error: Exception) -> Response:
-        return _problem(400, "bad-request", str(error))
-
-    return Starlette(
-        routes=routes, exception_handlers={OrchestratorError: refused, msgspec.MsgspecError: misunderstood}
-    )
-
-
-async def _body(request: Request, kind: type[T]) -> T:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise msgspec.ValidationError("the request is too large")
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except UnicodeDecodeError as error:
-        raise msgspec.DecodeError(str(error)) from error
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _problem(status: int, reason: str, title: str) -> Response:
-    problem = {"type": "about:blank", "status": status, "reason": reason, "title": title}
-    return Response(msgspec.json.encode(problem), status, media_type="application/problem+json")
+        return problem_answer(404, "not-found", f"no sandbox's id begins with {prefix!r}")
+    return problem_answer(409, "ambiguous", f"{len(found)} sandboxes' ids begin with {prefix!r}: give more digits")
 
 
 def listen(path: Path, *, mode: int, gid: int | None = None) -> socket.socket:

@@ -11,14 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .errors import SessionTooLarge
 from .model import UserId
 
 T = TypeVar("T")
 DAY_S = 86_400.0
-
-
-class SessionTooLarge(Exception):
-    """The record would exceed the size limit; it is unchanged."""
 
 
 class Sessions:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from . import configuration
+from .access import PUBLIC
 from .configuration import ConfigError
-from .model import Platform, Struct
+from .model import Access, Headers, Oidc, Platform, Struct
 
 __all__ = ["AppLimits", "AppSettings", "ConfigError", "Settings"]
 
 KIB, MIB = 1024, 1024**2
+DAY_S = 86_400.0
 
 
 class AppLimits(Struct, frozen=True):
@@ -40,7 +42,7 @@ class AppSettings(Struct, frozen=True):
     title: str = ""
     description: str = ""
     entry: str = ""
-    access: str = "public"
+    access: Access | None = None  # None: as for all apps
     max_sandboxes: int = 0
     http_only: bool = False
     overrides: Mapping[str, Any] = {}
@@ -58,6 +60,22 @@ class Settings(AppLimits, frozen=True):
     warm_max: int = 10
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    access: Access = PUBLIC
+    auth: str = "anonymous"
+    on_sign_in: str = "take"
+    anonymous_life_s: float = 30 * DAY_S
+    sign_in_life_s: float = 12 * 3600.0
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: str = ""
+    oidc_client_secret_file: str = ""
+    oidc_scopes: str = Oidc().scopes
+    oidc_user_claim: str = Oidc().user_claim
+    oidc_groups_claim: str = Oidc().groups_claim
+    header_user: str = Headers().user
+    header_name: str = Headers().name
+    header_email: str = Headers().email
+    header_groups: str = Headers().groups
     home: str = ""
     dev: bool = False
     accept_weak: tuple[str, ...] = ()
@@ -86,6 +104,11 @@ class Settings(AppLimits, frozen=True):
         """What is said about an app; defaults if nothing is."""
         return self.apps.get(name, AppSettings())
 
+    def access_of(self, name: str) -> Access:
+        """Who may open an app."""
+        said = self.app(name).access
+        return self.access if said is None else said
+
     def limits(self, name: str) -> AppLimits:
         """The limits of one app: its own values over the defaults."""
         values = {field: getattr(self, field) for field in AppLimits.__struct_fields__}
@@ -104,4 +127,22 @@ class Settings(AppLimits, frozen=True):
             home=self.home,
             message_size=self.message_size_bytes,
             warnings=warnings,
+            auth=self.auth,
+            oidc=Oidc(
+                issuer=self.oidc_issuer,
+                client_id=self.oidc_client_id,
+                client_secret=self.oidc_client_secret,
+                scopes=self.oidc_scopes,
+                user_claim=self.oidc_user_claim,
+                groups_claim=self.oidc_groups_claim,
+            ),
+            headers=Headers(
+                user=self.header_user, name=self.header_name, email=self.header_email, groups=self.header_groups
+            ),
+            anonymous_life_s=self.anonymous_life_s,
         )
+
+    def __repr__(self) -> str:
+        """Without the secret: settings end up in tracebacks."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "oidc_client_secret")
+        return f"Settings({', '.join(shown)})"

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
+
 from .address import DialFailed
 from .catalogue import Catalogue, PublishedApp
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
-from .model import ASGI, Step
+from .model import ASGI, Person, Step, UserId
 from .output import OutputFiles
 from .reaper import duration
 from .registry import Lease, Sandbox
@@ -39,6 +41,7 @@ class Starter:
         orphan_timeout_s: float,
         session_size: int,
         dev: bool,
+        profile: Callable[[UserId], Person | None],
         now: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -50,6 +53,7 @@ class Starter:
         self._orphan_timeout_s = orphan_timeout_s
         self._session_size = session_size
         self._dev = dev
+        self._profile = profile
         self._now = now
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
@@ -183,7 +187,9 @@ class Starter:
         # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.
         sandbox.lease = sandbox.lease.replace(state="claimed", claimed_s=now, last_activity_s=now)
         self.write_lease(sandbox)
-        claim = {"session": session, "query": query, "prefix": f"/{app.name}", "profile": None}
+        person = self._profile(sandbox.lease.user)
+        profile = msgspec.to_builtins(person) if person else None
+        claim = {"session": session, "query": query, "prefix": f"/{app.name}", "profile": profile}
         async with self._timed(sandbox, "render"):
             # Not by `async with timeout`: the deadline of the whole start, if that comes first, is another error.
             rendering = asyncio.ensure_future(link.claim(claim))

@@ -10,10 +10,15 @@ from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import argon2
+
+from htagweb_orchestrator import accounts, sign_ins
+from htagweb_orchestrator.accounts import Accounts
 from htagweb_orchestrator.admission import GIB, Admission
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.clock import boot_id, boottime_s
 from htagweb_orchestrator.control import ControlPlane
+from htagweb_orchestrator.database import Database
 from htagweb_orchestrator.engines.base import SandboxSpec
 from htagweb_orchestrator.model import (
     AppName,
@@ -24,16 +29,22 @@ from htagweb_orchestrator.model import (
     RouteGone,
     SandboxId,
     Seen,
+    SignedIn,
+    SignedOut,
+    SignIn,
     Snapshot,
     State,
     UserId,
 )
 from htagweb_orchestrator.operators import Operators
 from htagweb_orchestrator.output import OutputFiles
+from htagweb_orchestrator.passwords import Failures, Passwords
 from htagweb_orchestrator.registry import Lease
 from htagweb_orchestrator.rundir import RunDirectory
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import AppSettings, Settings
+from htagweb_orchestrator.sign_ins import SignIns
+from htagweb_orchestrator.visitors import Visitors
 from tests.orchestrator.engine import FakeEngine, Machine
 from tests.orchestrator.harness import Harness
 
@@ -72,6 +83,7 @@ class Watch:
         self.gateway = gateway
         self.seen: list[Change] = []
         self.routes: dict[tuple[UserId, AppName], Route] = {}
+        self.sign_ins: dict[str, SignIn] = {}
         self.over = asyncio.Event()
         self._plane = plane
         self._task = asyncio.create_task(self._follow())
@@ -85,14 +97,20 @@ class Watch:
     def _take(self, change: Change) -> None:
         self.seen.append(change)
         match change:
-            case Snapshot(routes=routes):
+            case Snapshot(routes=routes, sign_ins=signed_in):
                 self.routes = {(route.user, route.app): route for route in routes}
+                self.sign_ins = {each.id: each for each in signed_in}
             case RouteChanged(route=route):
                 self.routes[route.user, route.app] = route
             case RouteGone(user=user, app=app):
                 del self.routes[user, app]
             case AppsChanged():
                 pass
+            case SignedIn(sign_in=sign_in):
+                self.sign_ins[sign_in.id] = sign_in
+            case SignedOut(ids=ids):
+                for ident in ids:
+                    del self.sign_ins[ident]
 
     def states(self, user: UserId, app: AppName) -> list[tuple[State, str]]:
         """(state, step or ending) of each change of that route, in order."""
@@ -113,6 +131,9 @@ class Plane(ControlPlane):
     clock: Clock
     engine: FakeEngine
     operators: Operators
+    sign_ins: SignIns
+    accounts: Accounts
+    visitors: Visitors
     rounds = 0  # of the reaper
 
     async def _tick(self) -> None:
@@ -155,7 +176,9 @@ class Stage:
         self.free_bytes = 64 * GIB
         self.apps: dict[str, AppSettings] = {}
         self.planes: list[Plane] = []
+        self.passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         self._stores: list[Sessions] = []
+        self._databases: list[Database] = []
         for folder in ("apps", "run", "state"):
             (root / folder).mkdir()
         for name in APPS:
@@ -190,6 +213,9 @@ class Stage:
             starts_per_minute=starts_per_minute,
             memory=lambda: (64 * GIB, self.free_bytes),
         )
+        people = Database(self.root / "state" / "accounts.sqlite", f"{accounts.SCHEMA};{sign_ins.SCHEMA}")
+        self._databases.append(people)
+        signed_in = SignIns(people, life_s=settings.sign_in_life_s, wall_s=self.clock)
         plane = Plane(
             engine=engine,
             catalogue=catalogue,
@@ -198,15 +224,27 @@ class Stage:
             sessions=self.store(settings),
             output=output,
             admission=admission,
+            sign_ins=signed_in,
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine
         plane.operators = Operators(control=plane, engine=engine, catalogue=catalogue, output=output, now=self.clock)
+        plane.sign_ins, plane.accounts = signed_in, Accounts(people)
+        plane.visitors = Visitors(
+            auth=settings.auth,
+            take=settings.on_sign_in == "take",
+            control=plane,
+            accounts=plane.accounts,
+            sign_ins=signed_in,
+            passwords=self.passwords,
+            failures=Failures(now=self.clock),
+        )
         self.planes.append(plane)
         return plane
 
     async def open(self, **values: Any) -> Plane:
         plane = self.plane(**values)
+        await plane.sign_ins.load()
         await plane.open()
         return plane
 
@@ -286,3 +324,6 @@ class Stage:
         await eventually(lambda: not any(harness.tasks for harness in self.machine.harnesses))
         for store in self._stores:
             store.close()
+        for database in self._databases:
+            database.close()
+        self.passwords.close()

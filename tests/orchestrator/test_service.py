@@ -17,10 +17,11 @@ import pytest
 from starlette.applications import Starlette
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
-from htagweb_orchestrator import service
+from htagweb_orchestrator import service, wire
 from htagweb_orchestrator.errors import AppNotFound, OrchestratorUnavailable, UserLimitReached
 from htagweb_orchestrator.hub import QUEUE
 from htagweb_orchestrator.model import AppName, Ending, RouteChanged, SandboxId, Seen, Snapshot, State, Step
+from htagweb_orchestrator.session_routes import session_routes
 from tests.orchestrator.stage import ALICE, BOB, HELLO, Plane, Stage, eventually
 
 STRANGER = 12345
@@ -65,7 +66,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def client(plane: Plane, folder: Path) -> AsyncIterator[OrchestratorClient]:
-    async with served(service.gateway_api(plane), folder / "orch.sock"):
+    session = session_routes(plane.visitors, plane.sign_ins, service.operator_api(plane.operators))
+    async with served(service.gateway_api(plane, session), folder / "orch.sock"):
         client = OrchestratorClient(str(folder / "orch.sock"))
         yield client
         await client.close()
@@ -143,7 +145,7 @@ async def test_what_is_not_understood_is_a_bad_request(plane: Plane, raw: httpx.
         "a field missing": b'{"user": "alice"}',
         "a wrong type": b'{"user": 5, "app": "hello"}',
         "not UTF-8": b'{"user": "\xff", "app": "hello"}',
-        "too large": b"x" * (service.MAX_BODY + 1),
+        "too large": b"x" * (wire.MAX_BODY + 1),
     }
     answers = {name: await raw.post("/v1/lease", content=body) for name, body in bodies.items()}
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(bodies, 400)

@@ -1,0 +1,123 @@
+"""Keeps the promise of api.SessionVerbs: who visits, what is on record of him, and operators' calls on their way in."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .accounts import Accounts
+from .admission import network
+from .control import ControlPlane
+from .errors import SessionStoreFailed, SignInRefused
+from .model import AppName, Person, UserId, Welcome, sign_in_id
+from .passwords import Failures, Passwords
+from .sign_ins import SignIns
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS = "anon-"  # what the ids of anonymous visitors begin with, and no person's does
+MOST_ID = 256
+_WRONG = "The name or the password is wrong."
+_NOT_HERE = "This server doesn't let people sign in that way."
+_STORE = "The server can't reach its records just now. Try again in a moment."
+
+
+class Visitors:
+    def __init__(
+        self,
+        *,
+        auth: str,
+        take: bool,
+        control: ControlPlane,
+        accounts: Accounts,
+        sign_ins: SignIns,
+        passwords: Passwords,
+        failures: Failures,
+    ) -> None:
+        """`take`: what an anonymous visitor had becomes the person's when he signs in."""
+        self._auth = auth
+        self._take = take
+        self._control = control
+        self._accounts = accounts
+        self._sign_ins = sign_ins
+        self._passwords = passwords
+        self._failures = failures
+
+    async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
+        return await self._control.session(user, app)
+
+    async def patch_session(
+        self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
+    ) -> None:
+        await self._control.patch_session(user, app, changed, deleted)
+
+    async def sign_in(
+        self, name: str, password: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        if self._auth != "password":
+            raise SignInRefused(_NOT_HERE)
+        name = name.strip().lower()[:MOST_ID]
+        address = network(client)
+        self._failures.attempt(name, address)
+        try:
+            account = await self._accounts.get(name)
+            fits = await self._passwords.verify(account.hash if account else None, password)
+            if account is None or account.disabled or not fits:
+                log.info("sign-in refused", extra={"person": name if account else "", "client": client})
+                raise SignInRefused(_WRONG)
+            self._failures.forgive(name, address)
+            if self._passwords.outdated(account.hash):
+                await self._accounts.change(name, hash=await self._passwords.hash(password))
+            # Disabled, or given another password, while the old one was verified?
+            now = await self._accounts.get(name)
+            if now is None or now.disabled:
+                raise SignInRefused(_WRONG)
+            return await self._welcome(now.person, "password", sid, visitor)
+        except sqlite3.Error as error:
+            raise _store_failed(error) from error
+
+    async def admit(
+        self, person: Person, method: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
+    ) -> Welcome:
+        if method not in ("oidc", "header") or method != self._auth:
+            raise SignInRefused(_NOT_HERE)
+        ident = person.id
+        if not ident or len(ident) > MOST_ID or not ident.isprintable() or ident.startswith(ANONYMOUS):
+            raise SignInRefused("The name under which you signed in can't be used here.")
+        try:
+            return await self._welcome(person, method, sid, visitor)
+        except sqlite3.Error as error:
+            raise _store_failed(error) from error
+
+    async def redeem(self, token: str, *, client: str = "", sid: str = "", visitor: UserId | None = None) -> Welcome:
+        raise SignInRefused("This link is no longer good. The orchestrator's log has a new one after a restart.")
+
+    async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
+        found = self._sign_ins.of_secret(sid)
+        if found is None:
+            return
+        try:
+            if everywhere:
+                await self._sign_ins.end_of(found.person.id)
+            else:
+                await self._sign_ins.end([found.id])
+        except sqlite3.Error as error:
+            raise _store_failed(error) from error
+        log.info("signed out", extra={"person": found.person.id, "everywhere": everywhere})
+
+    async def _welcome(self, person: Person, method: str, sid: str, visitor: UserId | None) -> Welcome:
+        """The new sign-in, with the old one dead, and with what the anonymous visitor had if he may keep it."""
+        welcome = await self._sign_ins.begin(person, method)
+        if sid:
+            await self._sign_ins.end([sign_in_id(sid)])
+        if visitor is not None and visitor.startswith(ANONYMOUS):
+            await self._control.hand_over(visitor, person, take=self._take)
+        log.info("signed in", extra={"person": person.id, "method": method})
+        return welcome
+
+
+def _store_failed(error: sqlite3.Error) -> SessionStoreFailed:
+    log.error("the store can't be used: %s", error)
+    return SessionStoreFailed(_STORE)
