@@ -57,7 +57,12 @@ def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> 
     if not folder.is_dir():
         return Checked(problems=(*problems, f"There is no folder {folder}."))
     with tempfile.TemporaryDirectory(prefix="htagweb-check-") as state, _silence():
-        catalogue = Catalogue(msgspec.structs.replace(settings, apps_dir=folder, state_dir=Path(state)))
+        secrets = settings.secrets_dir
+        if chosen and not environ.get("HTAGWEB_SECRETS_DIR"):
+            secrets = chosen.parent / "secrets"
+        catalogue = Catalogue(
+            msgspec.structs.replace(settings, apps_dir=folder, secrets_dir=secrets, state_dir=Path(state))
+        )
         catalogue.scan()
     apps = tuple(_checked(catalogue, card) for card in catalogue.cards() if only in (None, card.name))
     if only and not apps:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,14 @@ class Folder:
         self.apps = root / "apps"
         self.apps.mkdir()
         self.state = root / "state"
+        self.secrets = root / "secrets"
         self.settings = Settings(apps_dir=self.apps, state_dir=self.state, sandbox_image="image:1")
         self.catalogue = Catalogue(self.settings)
 
     def configured(self, home: str = "", **apps: AppSettings) -> None:
-        self.settings = Settings(apps_dir=self.apps, state_dir=self.state, home=home, apps=apps)
+        self.settings = Settings(
+            apps_dir=self.apps, state_dir=self.state, secrets_dir=self.secrets, home=home, apps=apps
+        )
         self.catalogue = Catalogue(self.settings)
 
     def write(self, path: str, source: str | bytes = HELLO) -> Path:
@@ -209,6 +213,54 @@ def test_what_is_said_about_an_app_goes_before_what_is_found(folder: Folder) -> 
         "counter:Second",
         99,
     )
+
+
+def test_what_an_app_is_given_is_part_of_its_version(folder: Folder) -> None:
+    secret = folder.secrets / "api-key"
+    secret.parent.mkdir()
+    folder.write("hello.py")
+
+    def version(**said: Any) -> str:
+        folder.configured(hello=AppSettings(**said))
+        folder.scan()
+        return folder.catalogue.get("hello").version
+
+    bare = version()
+    secret.write_text("one")
+    one = version(secrets=("api-key",))
+    assert folder.catalogue.secrets(folder.catalogue.get("hello")) == {"api-key": b"one"}
+    secret.write_text("two!")
+    folder.scan()
+    two = folder.catalogue.get("hello").version
+    assert len({bare, one, two, version(env={"A": "b"}), version(env={"A": "c"})}) == 5
+    secret.write_text("one")
+    assert version(secrets=("api-key",)) == one
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "the secret api-key isn't there: put a file of that name into the folder secrets"),
+        (b"x" * 70_000, "the secret api-key has more than 64k"),
+    ],
+)
+def test_a_secret_that_cannot_be_given_is_a_problem_and_the_last_version_serves_on(
+    folder: Folder, content: bytes | None, problem: str
+) -> None:
+    secret = folder.secrets / "api-key"
+    secret.parent.mkdir()
+    secret.write_text("good")
+    folder.configured(hello=AppSettings(secrets=("api-key",)))
+    folder.write("hello.py")
+    assert folder.problem("hello") == ""
+    secret.unlink()
+    if content is not None:
+        secret.write_bytes(content)
+    card = folder.scan()["hello"]
+    assert card.problem == problem
+    assert card.version
+    secret.write_text("good again")
+    assert folder.problem("hello") == ""
 
 
 def test_what_is_said_about_no_app_is_a_warning(folder: Folder) -> None:

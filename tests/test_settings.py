@@ -229,6 +229,19 @@ def test_a_network_for_all_apps_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_an_apps_environment_and_secrets_are_read_and_their_mistakes_told(tmp_path: Path) -> None:
+    settings = load(tmp_path, '[apps.a]\nsecrets = ["api-key"]\n[apps.a.env]\nLANGUAGE = "en"')
+    assert (settings.app("a").env, settings.app("a").secrets) == ({"LANGUAGE": "en"}, ("api-key",))
+    for toml, told in {
+        'secrets = ["../key"]': 'expected a list of file names such as ["api-key"]',
+        'secrets = "key"': 'expected a list of file names such as ["api-key"]',
+        "env = {A = 1}": 'expected a table of texts such as {LANGUAGE = "en"}; A is none',
+        'env = {"A B" = "x"}': 'expected a table of texts such as {LANGUAGE = "en"}; A B is none',
+    }.items():
+        (problem,) = problems(tmp_path, f"[apps.a]\n{toml}")
+        assert problem.startswith(f"htagweb.toml:2: apps.a.{toml.partition(' ')[0]}: {told}")
+
+
 def test_a_promise_to_do_without_must_be_one(tmp_path: Path) -> None:
     assert load(tmp_path, 'accept_weak = ["memory", "pids"]').accept_weak == ("memory", "pids")
     (problem,) = problems(tmp_path, 'accept_weak = ["everything"]')

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from . import discovery
 from .discovery import Changed, Found, Unreadable
 from .errors import AppBroken, AppNotFound
 from .model import AppCard, AppName, Struct
+from .secret_files import SecretFiles
 from .settings import AppLimits, Settings
 from .snapshots import SnapshotLost, Snapshots
 from .source import NotAnApp, examine
@@ -29,10 +30,12 @@ class PublishedApp(Struct, frozen=True):
     description: str
     generation: int  # of htag, or ASGI
     entry: str  # "module:Class", "module:app"
-    version: str  # sha256 over entry, generation and files, in hex
+    version: str  # sha256 over entry, generation, files and what it is given, in hex
     image: str
     limits: AppLimits
     http_only: bool = False
+    env: Mapping[str, str] = {}
+    secrets: tuple[str, ...] = ()  # names, never contents
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class _Entry:
     published: PublishedApp | None  # the last version that could be one
     problem: str = ""
     again: bool = False  # look at it in the next round, changed or not
+    secrets: tuple[object, ...] = ()  # what their files looked like
 
 
 class Catalogue:
@@ -53,6 +57,7 @@ class Catalogue:
     def __init__(self, settings: Settings, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._settings = settings
         self._snapshots = Snapshots(settings.state_dir / "snapshots")
+        self._secrets = SecretFiles(settings.secrets_dir, settings.state_dir)
         self._wall_ns = wall_ns
         self._entries: dict[str, _Entry] = {}
         self._cards: tuple[AppCard, ...] = ()
@@ -105,6 +110,13 @@ class Catalogue:
             self._lost.add(version)
             raise AppBroken("The files of this version were lost. They are published anew: try again.") from error
 
+    def secrets(self, app: PublishedApp) -> dict[str, bytes]:
+        """What its secrets hold now. Blocks. Raises AppBroken; no text of it says more than a name."""
+        try:
+            return self._secrets.read(app.secrets)
+        except Unreadable as error:
+            raise AppBroken(f"{app.title} is out of order.", app=app.name, detail=str(error)) from error
+
     def keep(self, versions: Collection[str]) -> None:
         """Versions that running sandboxes have. Others that aren't published any more are removed after a while."""
         self._kept = frozenset(versions)
@@ -112,14 +124,16 @@ class Catalogue:
     def _looked_at(self, app: Found) -> _Entry | None:
         """What is now known of an app; None for one that can't be said anything about yet."""
         old = self._entries.get(app.name)
-        if old and old.found == app and not old.again and not self._is_lost(old.published):
+        secrets = self._secrets.state(self._settings.app(app.name).secrets)
+        if old and (old.found, old.secrets) == (app, secrets) and not old.again and not self._is_lost(old.published):
             return old
         try:
-            new = self._publish(app)
+            new = self._publish(app, secrets)
         except Changed:
             return replace(old, again=True) if old else None
         except (Unreadable, NotAnApp, OSError) as error:
-            new = _Entry(app, old.published if old else None, _sentence(app, error), isinstance(error, OSError))
+            published, again = old.published if old else None, isinstance(error, OSError)
+            new = _Entry(app, published, _sentence(app, error), again, secrets)
         if old is None or (new.published, new.problem) != (old.published, old.problem):
             if new.problem:
                 log.warning("app is broken", extra={"app": app.name, "problem": new.problem})
@@ -127,13 +141,14 @@ class Catalogue:
                 log.info("app published", extra={"app": app.name, "version": new.published.version[:12]})
         return new
 
-    def _publish(self, app: Found) -> _Entry:
+    def _publish(self, app: Found, secrets: tuple[object, ...]) -> _Entry:
         if app.problem:
             raise Unreadable(app.problem)
         said = self._settings.app(app.name)
         files = discovery.read(app)
         source = examine(files, app.main, said.entry)
-        version = self._snapshots.put(source.entry, source.generation, files)
+        given = self._secrets.digest(said.env, said.secrets)
+        version = self._snapshots.put(source.entry, source.generation, files, given)
         published = PublishedApp(
             name=AppName(app.name),
             title=self._title(app.name),
@@ -144,9 +159,11 @@ class Catalogue:
             image=self._settings.sandbox_image,
             limits=self._settings.limits(app.name),
             http_only=said.http_only,
+            env=said.env,
+            secrets=said.secrets,
         )
         youngest_ns = max(file.modified_ns for file in app.files)
-        return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS)
+        return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS, secrets=secrets)
 
     def _card(self, name: str, entry: _Entry) -> AppCard:
         published = entry.published

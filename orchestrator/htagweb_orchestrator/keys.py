@@ -15,11 +15,13 @@ from .kinds import (
     ISSUER,
     NETWORKS,
     PUBLIC_URL,
+    VARIABLES,
     Kind,
     choice,
     cores,
     count,
     duration,
+    names,
     size,
     text,
     words,
@@ -48,6 +50,7 @@ _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an a
 _FIELD = text(r"[A-Za-z0-9-]+", "the name of a header field")
 _CLAIM = text(r"[!-~]+", "the name of a claim")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class, or module:app")
+_SECRETS = names(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'a list of file names such as ["api-key"]')
 
 # Field of AppLimits -> key; these may stand in [apps.<name>] too.
 LIMIT_KEYS = {
@@ -79,6 +82,8 @@ APP_KEYS = {
     "access": Key("access", ACCESS, "who may open it"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
     "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),
+    "env": Key("env", VARIABLES, "variables of its environment"),
+    "secrets": Key("secrets", _SECRETS, "files of the folder `secrets` that it finds in `/run/secrets`"),
 }
 
 # Field of Settings -> key.
@@ -122,6 +127,7 @@ PLUMBING = {
     "run_volume": Key("run_volume", _NAME, "the volume with the sandboxes' directories"),
     "sandbox_image": Key("sandbox_image", _IMAGE, "what sandboxes are made of"),
     "published_on": Key("published_on", text(), "the address that the gateway is published on"),
+    "secrets_dir": Key("secrets_dir", DIRECTORY, "the folder with the apps' secrets"),
     "apps_dir": Key("apps_dir", DIRECTORY, "the folder with the apps"),
     "run_dir": Key("run_dir", DIRECTORY, "where that volume is mounted"),
     "ctl_dir": Key("ctl_dir", DIRECTORY, "the gateway's way to the orchestrator: a folder with a socket"),

@@ -17,6 +17,9 @@ DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """What an app's name must be: it is the first segment of a path now, and may be a host name later."""
 
 
+MAX_VARIABLES_BYTES = 64 * 1024
+
+
 class Unexpected(ValueError):
     """The text says what was expected instead."""
 
@@ -125,6 +128,29 @@ def _read_access(raw: object) -> Access:
         raise Unexpected(str(error)) from None
 
 
+def names(pattern: str, expected: str) -> Kind:
+    """A list of texts that fit `pattern`, each once."""
+
+    def read(raw: object) -> tuple[str, ...]:
+        if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
+            raise Unexpected(f"expected {expected}")
+        return tuple(dict.fromkeys(raw))
+
+    return Kind(read, lambda value: "[]" if not value else str(value))
+
+
+def _read_variables(raw: object) -> dict[str, str]:
+    expected = 'expected a table of texts such as {LANGUAGE = "en"}'
+    if not isinstance(raw, dict):
+        raise Unexpected(expected)
+    for name, value in raw.items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None or not isinstance(value, str) or "\0" in value:
+            raise Unexpected(f"{expected}; {name} is none")
+    if sum(len(name.encode()) + len(value.encode()) for name, value in raw.items()) > MAX_VARIABLES_BYTES:
+        raise Unexpected(f"expected at most {show_size(MAX_VARIABLES_BYTES)} in all")
+    return raw
+
+
 def _read_public_url(raw: object) -> str:
     expected = "expected an address such as https://apps.example.org, without a path"
     if raw == "":
@@ -166,6 +192,7 @@ def _read_directory(raw: object) -> Path:
 FLAG = Kind(_read_flag, lambda value: str(value).lower())
 NETWORKS = Kind(_read_networks, lambda value: "[]" if not value else str(value))
 PUBLIC_URL = Kind(_read_public_url, str)
+VARIABLES = Kind(_read_variables, lambda value: "{}" if not value else str(value))
 DIRECTORY = Kind(_read_directory, str)
 FILE = Kind(_read_file, str)
 ISSUER = Kind(_read_issuer, str)

@@ -45,6 +45,8 @@ class AppSettings(Struct, frozen=True):
     access: Access | None = None  # None: as for all apps
     max_sandboxes: int = 0
     http_only: bool = False
+    env: Mapping[str, str] = {}
+    secrets: tuple[str, ...] = ()  # names, never contents
     overrides: Mapping[str, Any] = {}
 
 
@@ -86,6 +88,7 @@ class Settings(AppLimits, frozen=True):
     run_volume: str = "htagweb_run"
     sandbox_image: str = "htagweb-sandbox"
     published_on: str = ""
+    secrets_dir: Path = Path("/secrets")
     apps_dir: Path = Path("/apps")
     run_dir: Path = Path("/run/htagweb/sandboxes")
     ctl_dir: Path = Path("/run/htagweb/ctl")

@@ -1,6 +1,7 @@
 """Published versions on disk. A version is named by the hash of what it holds, so it never changes under anybody.
 
-A version's file is the msgpack of its entry, generation and files; its name is the sha256 of that.
+A version's file is the msgpack of its entry, generation and files; its name is the sha256 of that. What the
+app is given besides counts too, as `given`, a digest that can't be turned back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class _Content(msgspec.Struct, frozen=True, array_like=True):
     entry: str
     generation: int
     files: list[tuple[str, bytes]]
+    given: str = ""
 
 
 class Snapshots:
@@ -35,9 +37,9 @@ class Snapshots:
         self._now = now
         self._retired: dict[str, float] = {}  # version -> since when
 
-    def put(self, entry: str, generation: int, files: Mapping[str, bytes]) -> str:
+    def put(self, entry: str, generation: int, files: Mapping[str, bytes], given: str = "") -> str:
         """Keep a version and return its name. Raises OSError."""
-        content = msgspec.msgpack.encode(_Content(entry, generation, sorted(files.items())))
+        content = msgspec.msgpack.encode(_Content(entry, generation, sorted(files.items()), given))
         version = hashlib.sha256(content).hexdigest()
         path = self._folder / version
         if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -162,11 +163,13 @@ class Starter:
         link = sandbox.link
         assert link is not None
         files = await asyncio.to_thread(self._catalogue.files, app.version)
+        secrets = await asyncio.to_thread(self._catalogue.secrets, app)
         load: dict[str, Any] = {
             "app": app.name,
             "version": app.version,
             "entry": app.entry,
-            "env": {},
+            "env": app.env,
+            "secrets": {name: base64.b64encode(content).decode() for name, content in secrets.items()},
             "dev": self._dev,
             "interaction_timeout_s": app.limits.interaction_timeout_s,
             "busy_max_s": app.limits.busy_max_s,

@@ -36,7 +36,9 @@ def main() -> None:
         os.write(boot_log, traceback.format_exc().encode())
         raise SystemExit(1) from None
     os.close(boot_log)
-    sandbox = Sandbox(generation=options.generation, app_dir=options.app_dir, sites=options.site)
+    sandbox = Sandbox(
+        generation=options.generation, app_dir=options.app_dir, secrets_dir=options.secrets_dir, sites=options.site
+    )
     sandbox.control = Control(control_socket, output, sandbox)
     try:
         sandbox.htag_version = _import_image(options.site, options.generation)
@@ -60,6 +62,7 @@ def _options() -> Any:
     parser.add_argument("--generation", type=int, choices=(0, 1, 2), required=True, help="0: no htag")
     parser.add_argument("--run", default="/run/app", help="where the sockets are made")
     parser.add_argument("--app-dir", default="/app", help="where the app's files go")
+    parser.add_argument("--secrets-dir", default="/run/secrets", help="where the app's secrets go")
     parser.add_argument("--site", action="append", help="a folder of packages; may be given several times")
     options = parser.parse_args()
     if options.site is None:

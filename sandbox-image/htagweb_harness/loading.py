@@ -1,7 +1,8 @@
-"""From the files of an app to its htag class."""
+"""From the files of an app to what serves it: its htag class, or its ASGI application."""
 
 from __future__ import annotations
 
+import binascii
 import importlib
 import importlib.util
 import os
@@ -73,6 +74,19 @@ class Delivery:
 def _is_inside(path: str) -> bool:
     parts = path.split("/")
     return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+
+
+def put_secrets(directory: str, secrets: dict[str, str]) -> None:
+    """Each as a file that only this process's user reads. `secrets` is name -> base64. Raises LoadFailed."""
+    for name, content in secrets.items():
+        try:
+            if "/" in name or not _is_inside(name):
+                raise ValueError(name)
+            path = os.path.join(directory, name)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+                file.write(binascii.a2b_base64(content))
+        except (OSError, ValueError) as error:
+            raise LoadFailed(f"the secret {name} could not be put into {directory}: {error}") from error
 
 
 def prepare(app_dir: str, sites: Sequence[str], env: dict[str, str]) -> None:

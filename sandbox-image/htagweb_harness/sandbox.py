@@ -28,7 +28,7 @@ from .generation1 import Generation1
 from .generation2 import Generation2
 from .instance1 import App, InitFailed
 from .interactions import Interactions
-from .loading import MAX_TRACEBACK, Delivery, LoadFailed, import_entry, prepare
+from .loading import MAX_TRACEBACK, Delivery, LoadFailed, import_entry, prepare, put_secrets
 from .serving import Front
 from .session import Session
 from .stacks import where
@@ -49,13 +49,14 @@ class Sandbox:
 
     control: Control
 
-    def __init__(self, *, generation: int, app_dir: str, sites: list[str]) -> None:
+    def __init__(self, *, generation: int, app_dir: str, secrets_dir: str, sites: list[str]) -> None:
         self.stage = Stage.BLANK
         self.htag_version = ""
         self.broken: LoadFailed | None = None  # the image itself could not be imported
         self.front = Front()
         self._generation = generation
         self._app_dir = app_dir
+        self._secrets_dir = secrets_dir
         self._sites = sites
         self._boot = secrets.token_hex(8)
         self._jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -177,6 +178,7 @@ class Sandbox:
             # Before the import: code at the module's top level may ask for it.
             loop = asyncio.new_event_loop()
             asyncio.set_event_loop(loop)
+            put_secrets(self._secrets_dir, message.pop("secrets", None) or {})
             self._importing = True
             install_htagweb(self._platform)
             prepare(self._app_dir, self._sites, {str(k): str(v) for k, v in dict(message.get("env") or {}).items()})

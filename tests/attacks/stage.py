@@ -88,9 +88,10 @@ class Stage:
         sessions = Sessions(self.folder / "state" / "sessions.sqlite")
         self._open.callback(sessions.close)
         self.output = OutputFiles(self.folder / "state" / "output")
+        self.catalogue = Catalogue(settings)
         self.control = ControlPlane(
             engine=self.engine,
-            catalogue=Catalogue(settings),
+            catalogue=self.catalogue,
             settings=settings,
             run=self.run,
             sessions=sessions,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 from typing import Any
 
 import pytest
 
 from htagweb_orchestrator.errors import AppNotFound
 from htagweb_orchestrator.model import AppName, UserId
+from htagweb_orchestrator.operators import Operators
+from htagweb_orchestrator.settings import AppSettings
 from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
 from tests.engines.test_seccomp import CALLS
 
@@ -95,6 +100,41 @@ async def test_05_no_process_in_there_holds_a_secret(stage: Stage) -> None:
     assert set(names) - {"LC_CTYPE"} == {"HOME", "HOSTNAME", "LANG", "PATH", "PWD", "TMPDIR"}
 
 
+async def test_05_a_secret_is_in_its_own_apps_sandboxes_and_nowhere_else(
+    closed_stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage, secret = closed_stage, f"hush-{os.urandom(8).hex()}"
+    stage.publish("inside.py", CONSOLE_SOURCE)
+    (stage.folder / "secrets").mkdir()
+    (stage.folder / "secrets" / "api-key").write_text(secret)
+    caplog.set_level(logging.DEBUG)
+    said = AppSettings(secrets=("api-key",), env={"LANGUAGE": "en"})
+    await stage.open(apps={"inside": said}, secrets_dir=stage.folder / "secrets")
+    owner, other = await stage.console(app="inside"), await stage.console()
+    look = """
+        def inside(path):
+            with open(path, "rb") as file:
+                return file.read().decode("latin-1")
+        paths = glob.glob("/run/secrets/*")
+        found = [(path, inside(path), oct(os.stat(path).st_mode)) for path in paths]
+        answer = found, os.environ.get("LANGUAGE"), [inside(path) for path in glob.glob("/proc/[0-9]*/environ")]
+        """
+    found, language, environs = await owner.run(look, app="inside")
+    assert (found, language) == ([["/run/secrets/api-key", secret, "0o100400"]], "en")
+    assert not any(secret in environ for environ in environs)
+    assert (await other.run(look))[:2] == [[], None]
+    for visitor, app in ((owner, "inside"), (other, "console")):
+        assert secret not in json.dumps(stage.inspect(stage.sandbox(visitor, app).id))
+    operators = Operators(control=stage.control, engine=stage.engine, catalogue=stage.catalogue, output=stage.output)
+    told = [*operators.apps(), *await operators.rows(), *await operators.inspect(stage.sandbox(owner, "inside").id)]
+    assert secret not in repr(told) + repr(stage.gateway.routes.apps) + caplog.text
+    kept = [file for file in (stage.folder / "state").rglob("*") if file.is_file()]
+    leases = [file for file in stage.run.path.rglob("lease.json")]
+    assert kept
+    assert leases
+    assert not any(secret.encode() in file.read_bytes() for file in (*kept, *leases))
+
+
 async def test_06_calls_that_attack_the_kernel_are_refused(stage: Stage) -> None:
     """The same list as before any app is loaded: a filter outlives whatever the process becomes."""
     visitor = await stage.console()
@@ -159,6 +199,7 @@ async def test_07_every_running_sandbox_is_what_the_documents_say(stage: Stage) 
         assert {name: options.split(",")[0] for name, options in host["Tmpfs"].items()} == {
             "/tmp": f"size={32 << 20}",
             "/app": f"size={16 << 20}",
+            "/run/secrets": "size=1m",
         }
         assert not host["Devices"]
         assert not host["ExtraHosts"]

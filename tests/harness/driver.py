@@ -108,6 +108,7 @@ class Harness:
         self.command = command
         self.run = folder / "run"
         self.app_dir = folder / "app"
+        self.secrets_dir = folder / "secrets"
         self.process = process
         self.link: Link
         self._links: list[Link] = []
@@ -165,12 +166,13 @@ async def booted(sites: Sites, generation: int) -> AsyncIterator[Harness]:
     """A harness that has bound its sockets, and nobody has spoken to."""
     folder = Path(tempfile.mkdtemp(prefix="hx-"))  # short: a Unix socket's path has about 100 bytes
     try:
-        for name in ("run", "app", "harness"):
+        for name in ("run", "app", "secrets", "harness"):
             (folder / name).mkdir()
         shutil.copy(PACKAGE / "__main__.py", folder / "harness")
         (folder / "harness" / "htagweb_harness").symlink_to(PACKAGE)
         command = [sys.executable, "-I", "-S", str(folder / "harness"), "--generation", str(generation)]
         command += ["--run", str(folder / "run"), "--app-dir", str(folder / "app")]
+        command += ["--secrets-dir", str(folder / "secrets")]
         for site in sites.path(generation):
             command += ["--site", str(site)]
         with (folder / "boot.log").open("w") as boot_log:

@@ -86,6 +86,19 @@ async def test_a_helper_named_like_the_standard_library_does_not_replace_it(firs
     await first.claim()
 
 
+async def test_an_apps_secrets_and_environment_are_there_before_it_is_imported(first: Harness) -> None:
+    source = APP + f"import os\nprint(open('{first.secrets_dir}/api-key').read(), os.environ['LANGUAGE'], flush=True)\n"
+    await first.load(source, secrets={"api-key": "aHVzaA=="}, env={"LANGUAGE": "en"})
+    await first.link.said("hush en")
+    assert (first.secrets_dir / "api-key").stat().st_mode & 0o777 == 0o400
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", ""])
+async def test_a_secret_with_a_path_for_a_name_is_refused(first: Harness, name: str) -> None:
+    failed = await first.load(APP, secrets={name: "aHVzaA=="}, expect="failed")
+    assert "could not be put into" in failed["error"]
+
+
 @pytest.mark.parametrize(
     ("source", "error", "trace"),
     [

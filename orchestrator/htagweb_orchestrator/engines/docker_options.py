@@ -95,6 +95,7 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
         "Tmpfs": {
             "/tmp": f"size={spec.tmp_bytes},nr_inodes=4096,mode=1777,noexec,nosuid,nodev",
             "/app": f"size={spec.app_bytes},nr_inodes=4096,mode=0700,{owner},noexec,nosuid,nodev",
+            "/run/secrets": f"size=1m,nr_inodes=64,mode=0700,{owner},noexec,nosuid,nodev",
         },
         "ShmSize": 8 * 1024 * 1024,
         # The limits. Memory = MemorySwap means no swap.
