@@ -113,7 +113,7 @@ def test_every_variable_is_documented() -> None:
 
 
 def test_the_readmes_table_agrees_with_that_of_the_configuration() -> None:
-    defaults = {row[0]: row[1] for row in rows("docs/configuration.md")}
+    defaults = {row[0]: row[1] for row in rows("docs/configuration.md") if len(row) == 4}  # an app may have its own
     shown = [row for row in rows("README.md") if row[0].strip("`") in {key.name for key in KEYS.values()}]
     assert len(shown) >= 18
     for name, default, _ in shown:

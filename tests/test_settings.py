@@ -113,7 +113,7 @@ def test_every_problem_is_told_with_line_key_and_expectation(tmp_path: Path) -> 
         ('oidc_client_secret_file = "/no/such"', "1: oidc_client_secret_file: /no/such: No such file or directory"),
         ('[apps.a]\nentry = "no class"', "2: apps.a.entry: expected a class such as App"),
         ('[apps.a]\ntitle = "two\\nlines"', "2: apps.a.title: expected a text on one line"),
-        ("[apps.a]\nmax_per_user = 3", "2: apps.a.max_per_user: holds for all apps: it can't be set for one"),
+        ("[apps.a]\nmessage_size = 3", "2: apps.a.message_size: holds for all apps: it can't be set for one"),
         ("[apps.a]\nmemroy = 3", "2: apps.a.memroy: unknown key; did you mean memory?"),
         ('a = 1\nmemory = "256m', "2: not TOML: "),
         ("memory = 1\nmemory = 2", "2: not TOML: Cannot overwrite a value"),

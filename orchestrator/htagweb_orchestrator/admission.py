@@ -43,12 +43,18 @@ class Admission:
         self._of_addresses = Rate(starts_per_address)
         self._used: dict[AppName, deque[int]] = {}
 
-    def admit(self, user: UserId, client: str, now: float, *, of_user: Sequence[Sandbox]) -> None:
-        """Raise UserLimitReached or RateLimited; otherwise the start is counted, for the user and for his address."""
-        if len(of_user) >= self._max_per_user:
+    def admit(
+        self, user: UserId, client: str, now: float, *, of_user: Sequence[Sandbox], most: int | None = None
+    ) -> None:
+        """Raise UserLimitReached or RateLimited; otherwise the start is counted, for the user and for his address.
+
+        `most` is how many the user may have, if this app has a limit of its own.
+        """
+        most = self._max_per_user if most is None else most
+        if len(of_user) >= most:
             raise UserLimitReached(
-                f"You have {len(of_user)} apps running; {self._max_per_user} is the limit. End one to open another.",
-                limit=str(self._max_per_user),
+                f"You have {len(of_user)} apps running; {most} is the limit. End one to open another.",
+                limit=str(most),
                 longest_idle=longest_idle(of_user, now),
             )
         address = network(client)

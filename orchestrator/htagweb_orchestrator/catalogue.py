@@ -12,7 +12,7 @@ from .discovery import Changed, Found, Unreadable
 from .errors import AppBroken, AppNotFound
 from .model import AppCard, AppName, Struct
 from .secret_files import SecretFiles
-from .settings import AppLimits, Settings
+from .settings import AppLimits, AppSettings, Settings
 from .snapshots import SnapshotLost, Snapshots
 from .source import NotAnApp, examine
 
@@ -36,6 +36,8 @@ class PublishedApp(Struct, frozen=True):
     http_only: bool = False
     env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()  # names, never contents
+    warm_min: int | None = None  # None: as for all apps
+    warm_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,10 @@ class Catalogue:
     def cards(self) -> tuple[AppCard, ...]:
         """All apps by name. A card with a problem and a version is served by that version: the last good one."""
         return self._cards
+
+    def said(self, name: str) -> AppSettings:
+        """What the configuration says about an app."""
+        return self._settings.app(name)
 
     def published(self) -> list[PublishedApp]:
         """Every version that can be started now, by name."""
@@ -161,6 +167,8 @@ class Catalogue:
             http_only=said.http_only,
             env=said.env,
             secrets=said.secrets,
+            warm_min=said.warm_min,
+            warm_max=said.warm_max,
         )
         youngest_ns = max(file.modified_ns for file in app.files)
         return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS, secrets=secrets)

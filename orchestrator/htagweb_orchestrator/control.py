@@ -299,7 +299,8 @@ class ControlPlane:
             raise self._refusal
         published = self._catalogue.get(app)
         now = self._now()
-        self._admission.admit(user, client, now, of_user=self._registry.of_user(user))
+        most = self._catalogue.said(app).max_per_user
+        self._admission.admit(user, client, now, of_user=self._registry.of_user(user), most=most)
         lease = self._new_lease(published).replace(user=user, app=app, version=published.version, last_activity_s=now)
         sandbox = Sandbox(lease)
         if self._line.comes_before(sandbox) or self._held_up(sandbox) or self._is_full():
@@ -333,7 +334,7 @@ class ControlPlane:
     def _held_up(self, sandbox: Sandbox) -> bool:
         """Are there as many of its app as the operator allows?"""
         app = sandbox.lease.app
-        most = self._settings.app(app).max_sandboxes
+        most = self._catalogue.said(app).max_sandboxes
         live = self._registry.all_live()
         return most > 0 and sum(other.lease.app == app and other not in self._line for other in live) >= most
 

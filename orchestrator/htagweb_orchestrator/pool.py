@@ -27,6 +27,7 @@ ROUND_S = 1.0  # how often it looks at least
 IN_USE_S = 3600.0  # an app counts as in use for so long after somebody opened it
 DEMAND_S = 30.0  # as many blanks are kept as were taken within this time
 BACK_OFF_S, BACK_OFF_MOST_S = 1.0, 60.0  # between starts of a kind that fail
+MOST_TAKEN = 1000  # of one kind within that time are remembered; no warm_max is larger
 RELOAD_S = 60.0  # before one that nobody took is loaded again: its app ends it, perhaps, each time
 
 
@@ -66,6 +67,7 @@ class Refill(NamedTuple):
 
 class WarmPool:
     """`least` blanks are kept of each kind in use, up to `most` while many are taken; `most` bounds loaded ones, too.
+    Where an app says otherwise, the largest of its kind's numbers counts.
 
     `lease` makes the lease of a sandbox without a user, with a new id and uid. `room` says whether the machine has
     memory to spare for so many more: the pool gives way first.
@@ -108,7 +110,7 @@ class WarmPool:
         now = self._now()
         kind = Kind.of(app)
         self._opened[app.name] = now
-        self._taken.setdefault(kind, deque(maxlen=self._most)).append(now)
+        self._taken.setdefault(kind, deque(maxlen=MOST_TAKEN)).append(now)
         self._wake.set()
         fitting = [sandbox for sandbox in self._warm() if Kind.of(sandbox.lease) == kind and sandbox.answers]
         loaded = [each for each in fitting if (each.lease.app, each.lease.version) == (app.name, app.version)]
@@ -152,22 +154,32 @@ class WarmPool:
     def _wanted(self) -> tuple[dict[Kind, int], dict[AppName, PublishedApp]]:
         """How many blanks of each kind, and which apps loaded."""
         now = self._now()
-        if self._most == 0:
-            return {}, {}
-        published = {app.name: app for app in self._catalogue.published()}
+        published = {app.name: app for app in self._catalogue.published() if self._most_of(app)}
+        most = max(map(self._most_of, published.values()), default=0)
         self._opened = {name: at for name, at in self._opened.items() if now - at < IN_USE_S and name in published}
-        recent = sorted(self._opened, key=self._opened.__getitem__, reverse=True)[: self._most]
-        loaded = {name: published[name] for name in recent} if self._least else {}
+        recent = sorted(self._opened, key=self._opened.__getitem__, reverse=True)[:most]
+        loaded = {name: published[name] for name in recent if self._least_of(published[name])}
         self._loaded = {version: at for version, at in self._loaded.items() if now - at < RELOAD_S}
-        common = Counter(Kind.of(app) for app in published.values())
+        of_kind: dict[Kind, list[PublishedApp]] = {}
+        for app in published.values():
+            of_kind.setdefault(Kind.of(app), []).append(app)
+        common = Counter({kind: len(apps) for kind, apps in of_kind.items()})
         kinds = {Kind.of(published[name]) for name in self._opened}
+        kinds |= {Kind.of(app) for app in published.values() if app.warm_min}  # asked for by name: always
         for generation in (1, 2, ASGI):  # before anybody came: the kind that most apps of a generation want
             kinds |= {kind for kind, _ in common.most_common() if kind.generation == generation and common[kind] > 1}
-        return {kind: self._blanks_wanted(kind, now) for kind in kinds}, loaded
+        return {kind: self._blanks_wanted(kind, of_kind[kind], now) for kind in kinds}, loaded
 
-    def _blanks_wanted(self, kind: Kind, now: float) -> int:
+    def _blanks_wanted(self, kind: Kind, apps: list[PublishedApp], now: float) -> int:
         taken = sum(now - at < DEMAND_S for at in self._taken.get(kind, ()))
-        return min(self._most, max(self._least, math.ceil(taken)))
+        least = max(map(self._least_of, apps))
+        return min(max(map(self._most_of, apps)), max(least, math.ceil(taken)))
+
+    def _least_of(self, app: PublishedApp) -> int:
+        return self._least if app.warm_min is None else app.warm_min
+
+    def _most_of(self, app: PublishedApp) -> int:
+        return self._most if app.warm_max is None else app.warm_max
 
     def _end_surplus(self, blanks: dict[Kind, int], loaded: dict[AppName, PublishedApp]) -> None:
         seen: Counter[Kind] = Counter()

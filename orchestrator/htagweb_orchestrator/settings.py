@@ -47,6 +47,9 @@ class AppSettings(Struct, frozen=True):
     http_only: bool = False
     env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()  # names, never contents
+    max_per_user: int | None = None  # None, here and below: as for all apps
+    warm_min: int | None = None
+    warm_max: int | None = None
     overrides: Mapping[str, Any] = {}
 
 

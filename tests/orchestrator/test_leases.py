@@ -123,6 +123,16 @@ async def test_the_limit_holds_for_twenty_parallel_leases_of_different_apps(stag
     assert (len(refused), plane.engine.calls["start"], stage.machine.most) == (15, 5, 5)
 
 
+async def test_an_app_may_open_for_those_only_who_have_little_else_running(stage: Stage) -> None:
+    stage.apps[CLOCK] = AppSettings(max_per_user=1)
+    plane = await stage.open(max_per_user=5)
+    await plane.until_ready(ALICE, HELLO)
+    with pytest.raises(UserLimitReached, match="1 is the limit"):
+        await plane.lease(ALICE, CLOCK)
+    await plane.until_ready(BOB, CLOCK)
+    await plane.until_ready(BOB, HELLO)  # which has no such limit
+
+
 async def test_sandboxes_that_are_starting_count_for_the_limit(plane: Plane) -> None:
     plane.engine.hold("start")
     for app in APPS[:5]:

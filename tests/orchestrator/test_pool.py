@@ -8,6 +8,7 @@ from typing import Any
 from htagweb_orchestrator.admission import GIB, UNKNOWN_USE
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
 from htagweb_orchestrator.pool import RELOAD_S
+from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.harness import Frame, Harness
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
 
@@ -51,6 +52,17 @@ async def test_an_app_that_was_opened_is_kept_loaded_for_the_next_visitor(stage:
     assert [frame["type"] for frame in harness.heard] == ["hello", "load"]
     assert (await plane.until_ready(BOB, HELLO)).sandbox in loaded
     assert [frame["type"] for frame in harness.heard] == ["hello", "load", "claim"]
+
+
+async def test_an_app_may_want_more_of_them_or_none(stage: Stage) -> None:
+    stage.apps[CLOCK] = AppSettings(overrides={"pids": 77}, warm_min=3)
+    stage.apps[HELLO] = AppSettings(overrides={"pids": 88}, warm_max=0)
+    plane = await stage.open(warm_min=1, warm_max=4)
+    await eventually(lambda: sum(s.lease.limits.pids == 77 for s in plane.sandboxes() if s.state is State.WARM) == 3)
+    await plane.until_ready(ALICE, HELLO)
+    await plane.until_ready(BOB, CLOCK)  # for which one is loaded next
+    await eventually(lambda: warm(plane, CLOCK))
+    assert not [s for s in plane.sandboxes() if s.lease.limits.pids == 88 and not s.lease.user]
 
 
 async def test_each_is_used_once_by_one_user(stage: Stage) -> None:
