@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .address import dial
-from .model import Address, SandboxId, Struct
+from .model import Address, SandboxId, Struct, TcpAddress
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,8 @@ class HarnessLink:
             except BaseException:
                 sock.close()
                 raise
+            if isinstance(address, TcpAddress):
+                writer.write(address.secret.encode())
             link = cls(sandbox, reader, writer, listener)
             try:
                 hello = await link._ask(

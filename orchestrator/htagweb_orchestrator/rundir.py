@@ -35,7 +35,8 @@ T = TypeVar("T")
 SOCKETS = frozenset({"app.sock", "control.sock"})
 BOOT_LOG = "boot.log"
 BOOT_LOG_BYTES = 64 * 1024
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# This module is imported on Windows too, which has none of these; there it is `own_rundir` that does the work.
+FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class OfSandbox(Protocol):

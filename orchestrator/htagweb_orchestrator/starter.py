@@ -137,10 +137,10 @@ class Starter:
             self._run.create(lease.sandbox, lease.uid)
             self.write_lease(sandbox)
             await self._engine.start(spec, on_step=lambda step: on_step(sandbox, step))
-        sandbox.control_address = self._engine.control_address(spec)
         async with self._timed(sandbox, "start"):
             on_step(sandbox, Step.STARTING)
             await self._alive(sandbox, self._run.wait_for_sockets(lease.sandbox, lease.uid, timeout_s=SOCKETS_S))
+            sandbox.control_address = self._engine.control_address(spec)
             boot_log = self._run.seal(lease.sandbox, lease.uid)
             if boot_log:
                 self._output.add(lease.sandbox, boot_log)

@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import signal
-import socket
+import site
 import sys
 import traceback
 from typing import Any
 
 from .control import Control
+from .listening import Guard, listen
 from .loading import LoadFailed, one_line
 from .output import Output
+from .parent import end_with_parent, keep_to
 from .sandbox import Sandbox
 from .serving import import_server, serve
 from .standin import finish_runners, install_runners
 
-BACKLOG = 128
-
 
 def main() -> None:
     options = _options()
+    if options.lifeline:
+        end_with_parent()
+    keep_to(options.memory_bytes)
+    secret = os.environ.pop("HTAGWEB_SECRET", "") if options.tcp else ""
     output = Output()
     boot_log = output.capture()
     try:
-        app_socket = _bind(os.path.join(options.run, "app.sock"), 0o666)
-        control_socket = _bind(os.path.join(options.run, "control.sock"), 0o600)
+        app_socket = listen(options.run, "app", 0o666, tcp=options.tcp)
+        control_socket = listen(options.run, "control", 0o600, tcp=options.tcp)
     except OSError:
         os.write(boot_log, traceback.format_exc().encode())
         raise SystemExit(1) from None
@@ -39,7 +44,7 @@ def main() -> None:
     sandbox = Sandbox(
         generation=options.generation, app_dir=options.app_dir, secrets_dir=options.secrets_dir, sites=options.site
     )
-    sandbox.control = Control(control_socket, output, sandbox)
+    sandbox.control = Control(control_socket, output, sandbox, secret)
     try:
         sandbox.htag_version = _import_image(options.site, options.generation)
     except Exception as error:
@@ -50,7 +55,7 @@ def main() -> None:
         # uvicorn ends its server at SIGTERM and then raises it again, for whom it was meant before.
         signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        loop.run_until_complete(serve(sandbox.front, app_socket))
+        loop.run_until_complete(serve(Guard(sandbox.front, secret) if secret else sandbox.front, app_socket))
     except BaseException:
         traceback.print_exc()
         sandbox.control.leave(1)
@@ -64,25 +69,16 @@ def _options() -> Any:
     parser.add_argument("--app-dir", default="/app", help="where the app's files go")
     parser.add_argument("--secrets-dir", default="/run/secrets", help="where the app's secrets go")
     parser.add_argument("--site", action="append", help="a folder of packages; may be given several times")
+    # Of a sandbox that is a mere process, without a container to do this for it:
+    parser.add_argument("--tcp", action="store_true", help="listen on loopback, for those who know $HTAGWEB_SECRET")
+    parser.add_argument("--lifeline", action="store_true", help="end when stdin does")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="allocate no more than this")
     options = parser.parse_args()
     if options.site is None:
         options.site = ["/opt/htagweb/site"]
         if options.generation:
             options.site.append(f"/opt/htagweb/site-gen{options.generation}")
     return options
-
-
-def _bind(path: str, mode: int) -> socket.socket:
-    """A socket that appears under its name once it can be connected to: the orchestrator waits for the name alone."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 ^ mode)
-    try:
-        listener.bind(path + "-")
-    finally:
-        os.umask(before)
-    listener.listen(BACKLOG)
-    os.rename(path + "-", path)
-    return listener
 
 
 def _import_image(sites: list[str], generation: int) -> str:
@@ -92,6 +88,8 @@ def _import_image(sites: list[str], generation: int) -> str:
     if not generation:
         return ""  # which framework an app brings isn't known
     install_runners()
+    if importlib.util.find_spec("htag") is None:
+        site.main()  # it may be there by a .pth file, as an editable install is
     htag = importlib.import_module("htag")
     if (generation == 2) != hasattr(htag, "WebApp"):
         raise ImportError(f"htag {htag.__version__} is not of generation {generation}")

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .frames import BadFrame, Inbox, decode, encode
+from .listening import introduced
 from .output import Output
 
 FIRST_HELLO_S = 60.0  # an orchestrator that is alive says hello within milliseconds
@@ -65,9 +66,11 @@ class _Connection:
 class Control:
     """Owns the listening socket, the one connection, and the output. The public names may be used by any thread."""
 
-    def __init__(self, listener: socket.socket, output: Output, peer: Peer) -> None:
+    def __init__(self, listener: socket.socket, output: Output, peer: Peer, secret: str = "") -> None:
+        """With a secret, it is the first that a connection has to bring."""
         listener.setblocking(False)
         self._listener = listener
+        self._secret = secret
         self._output = output
         self._peer = peer
         self._queue: deque[bytes] = deque()
@@ -195,6 +198,9 @@ class Control:
         try:
             sock, _ = self._listener.accept()
         except OSError:
+            return
+        if self._secret and not introduced(sock, self._secret):
+            sock.close()
             return
         self._drop()  # the newest wins: the older orchestrator is gone, or about to be
         self._connection = _Connection(sock)

@@ -89,11 +89,12 @@ def put_secrets(directory: str, secrets: dict[str, str]) -> None:
             raise LoadFailed(f"the secret {name} could not be put into {directory}: {error}") from error
 
 
-def prepare(app_dir: str, sites: Sequence[str], env: dict[str, str]) -> None:
+def prepare(app_dir: str, sites: Sequence[str], env: dict[str, str], *, working_dir: str = "") -> None:
     """Make this process ready to import an app: what `python -I -S` left out, and the app's folder."""
     os.environ.update(env)
-    os.chdir(app_dir)
-    # /app is small, and nobody imports this app a second time.
+    os.chdir(working_dir or app_dir)
+    # /app is small, and nobody imports this app a second time. One that is imported where its author works on it must
+    # not get what was compiled of it a moment ago: that is compared by whole seconds.
     sys.dont_write_bytecode = True
     # After the standard library, so that an app's calendar.py can't break it; before what the image brings.
     sys.path.insert(sys.path.index(sites[0]) if sites else len(sys.path), app_dir)
@@ -114,9 +115,9 @@ def import_entry(entry: str, app_dir: str, recorded: list[Any]) -> Any:
         module = _import(module_name, app_dir)
     except SystemExit as ended:
         sentence = f"the app ended itself while it was imported: sys.exit({ended.code!r})"
-        raise LoadFailed(sentence, _trace(ended)) from ended
+        raise LoadFailed(sentence, format_trace(ended, app_dir)) from ended
     except BaseException as error:
-        raise LoadFailed(one_line(error), _trace(error)) from error
+        raise LoadFailed(one_line(error), format_trace(error, app_dir)) from error
     if name:
         found: Any = module
         for part in name.split("."):
@@ -154,10 +155,6 @@ def _import(name: str, app_dir: str) -> ModuleType:
 def one_line(error: BaseException) -> str:
     text = "".join(traceback.format_exception_only(error)).strip().splitlines()
     return text[-1] if text else type(error).__name__
-
-
-def _trace(error: BaseException) -> str:
-    return format_trace(error, os.getcwd())
 
 
 def format_trace(error: BaseException, app_dir: str) -> str:

@@ -7,9 +7,15 @@ never blocks itself. This module must not print: its caller is the only reader o
 from __future__ import annotations
 
 import codecs
-import fcntl
 import os
+import socket
 import sys
+import threading
+
+try:
+    import fcntl
+except ImportError:  # Windows, where only sockets can be waited for
+    fcntl = None  # type: ignore[assignment]
 
 RING_BYTES = 64 * 1024
 CHUNK_BYTES = 32 * 1024  # of one frame: JSON escapes may make six bytes of one, and a frame is limited to 256 KiB
@@ -20,18 +26,20 @@ class Output:
     """Written to by the whole process, read by the control thread alone."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        try:
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:
-            pass  # the user's pipe quota is used up; it works with less
+        reader, self._writer = os.pipe()
+        self._reader = reader if fcntl is not None else _pumped(reader)
+        if fcntl is not None:
+            os.set_blocking(reader, False)
+            try:
+                fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except (OSError, AttributeError):
+                pass  # the user's pipe quota is used up, or this isn't Linux; it works with less
         self._ring = bytearray()
         self._dropped = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def fileno(self) -> int:
-        return self._reader
+        return self._reader if isinstance(self._reader, int) else self._reader.fileno()
 
     def capture(self) -> int:
         """Send stdout and stderr here from now on. Returns a descriptor of what stderr was, for the caller to close."""
@@ -50,7 +58,7 @@ class Output:
         """Move what lies in the pipe into the ring, without waiting."""
         while at_most > 0:
             try:
-                data = os.read(self._reader, 65536)
+                data = os.read(self._reader, 65536) if isinstance(self._reader, int) else self._reader.recv(65536)
             except BlockingIOError:
                 return
             if not data:
@@ -76,3 +84,16 @@ class Output:
         chunk = bytes(self._ring[:CHUNK_BYTES])
         del self._ring[: len(chunk)]
         return self._decoder.decode(chunk), dropped
+
+
+def _pumped(pipe: int) -> socket.socket:
+    """The pipe's reader as a socket."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+
+    def pump() -> None:
+        while data := os.read(pipe, 65536):
+            there.sendall(data)
+
+    threading.Thread(target=pump, name="output", daemon=True).start()
+    return here

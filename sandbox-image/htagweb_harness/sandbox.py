@@ -180,8 +180,11 @@ class Sandbox:
             asyncio.set_event_loop(loop)
             put_secrets(self._secrets_dir, message.pop("secrets", None) or {})
             self._importing = True
-            install_htagweb(self._platform)
-            prepare(self._app_dir, self._sites, {str(k): str(v) for k, v in dict(message.get("env") or {}).items()})
+            folder = str(message.get("folder") or "")
+            install_htagweb(self._platform, in_place=bool(folder))
+            self._app_dir = folder or self._app_dir
+            env = {str(k): str(v) for k, v in dict(message.get("env") or {}).items()}
+            prepare(self._app_dir, self._sites, env, working_dir=str(message.get("working_dir") or ""))
             self._cls = import_entry(str(message.get("entry", "")), self._app_dir, StandIn.recorded)
             self._importing = False
             self._check_class(str(message.get("entry", "")))

@@ -31,7 +31,7 @@ def _no_server(*args: object, **kargs: object) -> None:
     raise RuntimeError("in a sandbox the platform serves the app; leave uvicorn.run out")
 
 
-async def serve(front: Front, listener: socket.socket) -> None:
+async def serve(front: ASGIApp, listener: socket.socket) -> None:
     """Until SIGTERM or SIGINT."""
     from uvicorn.config import Config
     from uvicorn.server import Server

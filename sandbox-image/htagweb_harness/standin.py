@@ -40,6 +40,22 @@ class StandIn:
         print("htagweb: a sandbox serves one app to one user; middleware is ignored", file=sys.stderr)
 
 
+class Silent(StandIn):
+    """Of a server whose own process serves the routes: what the file says about them is its business, not ours."""
+
+    def add_route(self, path: str, *args: Any, **kargs: Any) -> None:
+        pass
+
+    def add_middleware(self, *args: Any, **kargs: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        # `app.mount(…)`, or a decorator such as `@app.route("/x")`, which hands its function back.
+        return lambda *args, **kargs: lambda function=None: function
+
+
 class Platform:
     """What `htagweb` offers to an app beyond the original. `profile` is the user's."""
 
@@ -71,8 +87,12 @@ def finish_runners(htag: Any, htag_dir: str) -> None:
         htag.WebApp.run = lambda self, *args, **kargs: StandIn.recorded.append(self.tag_entity)
 
 
-def install_htagweb(platform: Platform) -> None:
-    names: dict[str, Any] = dict.fromkeys(HTAGWEB_SERVERS, StandIn)
+def install_htagweb(platform: Platform, *, in_place: bool = False) -> None:
+    """With `in_place` the app's file is the very one that runs as a server in another process."""
+    names: dict[str, Any] = dict.fromkeys(HTAGWEB_SERVERS, Silent if in_place else StandIn)
+    if in_place:
+        for module in ("uvicorn", "uvicorn.main"):
+            sys.modules[module].run = lambda *args, **kargs: None  # type: ignore[attr-defined]
     sessions = _module("htagweb.sessions", dict.fromkeys(SESSION_KINDS, lambda *args, **kargs: {}))
     names.update(user=platform.user, busy=platform.busy, sessions=sessions)
     package = _module("htagweb", names)

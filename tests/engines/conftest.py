@@ -10,59 +10,48 @@ import dataclasses
 import json
 import os
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
-from htagweb_orchestrator.engines.base import SandboxSpec
+from htagweb_orchestrator.engines.base import Died, Engine, Relist, SandboxSpec
 from htagweb_orchestrator.engines.docker import DockerEngine
 from htagweb_orchestrator.engines.docker_options import INSTANCE, Image, Options, container_name
 from htagweb_orchestrator.model import SandboxId
 from htagweb_orchestrator.rundir import RunDirectory, UidAllocator
 
+from . import probes
+from .probes import PRELUDE, new_id, read
+from .process_bench import ProcessBench
+
 SOCKET = os.environ.get("DOCKER_SOCK", "/var/run/docker.sock")
 IMAGE = os.environ.get("HTAGWEB_SANDBOX_IMAGE", "htagweb-sandbox-image")
 GATEWAY_GID = 10001
 
-# Runs before each probe: `tell` hands a value to the test, and `refused` says which error a call ended in.
-PRELUDE = """
-import ctypes, errno, json, os, socket, sys, time
 
-def tell(value):
-    with open("/run/app/told.new", "w") as file:
-        json.dump(value, file)
-    os.rename("/run/app/told.new", "/run/app/told")
+@asynccontextmanager
+async def heard(engine: Engine) -> AsyncIterator[list[Died | Relist]]:
+    """Everything that the engine's events say, growing; entered once they are connected."""
+    news: list[Died | Relist] = []
 
-def refused(call, *args):
+    async def listen() -> None:
+        async with aclosing(engine.events()) as events:
+            async for each in events:
+                news.append(each)
+
+    listening = asyncio.create_task(listen())
     try:
-        call(*args)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return ""
-"""
-
-
-def new_id() -> SandboxId:
-    return SandboxId(secrets.token_hex(16))
-
-
-def read(file: Path) -> str:
-    """What stands in it, "" while there is none."""
-    return file.read_text() if file.exists() else ""
-
-
-async def eventually(condition: Callable[[], Any], *, within_s: float = 15.0) -> Any:
-    """Return the condition's first true value; fail after `within_s`."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s"
-        await asyncio.sleep(0.02)
-    return value
+        await probes.eventually(lambda: news)
+        yield news
+    finally:
+        listening.cancel()
+        with suppress(asyncio.CancelledError):
+            await listening
 
 
 class ProbeEngine(DockerEngine):
@@ -120,7 +109,7 @@ class Bench:
                 pytest.fail(self.client.logs(container_name(spec.sandbox_id)).decode())
             return read(Path(spec.directory, "told"))
 
-        return json.loads(await eventually(said))
+        return json.loads(await probes.eventually(said))
 
     async def ask(self, program: str, **values: Any) -> Any:
         """Run a probe in a sandbox of its own."""
@@ -132,6 +121,32 @@ class Bench:
 
     def running(self, sandbox_id: SandboxId) -> bool:
         return bool(self.inspect(sandbox_id)["State"]["Running"])
+
+    def pid(self, sandbox_id: SandboxId) -> int:
+        return int(self.inspect(sandbox_id)["State"]["Pid"])
+
+    def runs_as(self, spec: SandboxSpec) -> int:
+        return spec.uid
+
+    def remove(self, sandbox_id: SandboxId) -> None:
+        """Behind the engine's client's back."""
+        self.client.remove_container(container_name(sandbox_id), force=True)
+
+    def left(self) -> list[str]:
+        return self.containers()
+
+    def busy(self) -> int:
+        """Calls that go on though nobody waits for them."""
+        return self.engine.hung_calls
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[Bench]:
+        """Another installation on the same engine."""
+        other = Bench(self.client, self.engine._base_url)
+        try:
+            yield other
+        finally:
+            await other.close()
 
     def containers(self) -> list[str]:
         """Names of all that this instance has on the engine."""
@@ -165,6 +180,27 @@ async def bench(client: docker.APIClient) -> AsyncIterator[Bench]:
         await bench.close()
 
 
+AnyBench = Bench | ProcessBench
+
+
+@pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "process"])
+async def any_bench(request: pytest.FixtureRequest) -> AsyncIterator[AnyBench]:
+    """One of each engine."""
+    bench: AnyBench
+    if request.param == "process":
+        bench = ProcessBench(Path(tempfile.mkdtemp(prefix="htagweb-test-")))
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("looks into the run volume on the engine's host, which takes root")
+        bench = Bench(docker.APIClient(base_url=f"unix://{SOCKET}", version="auto"), f"unix://{SOCKET}")
+    try:
+        yield bench
+    finally:
+        await bench.close()
+        if isinstance(bench, Bench):
+            bench.client.close()
+
+
 class Line:
     """Stands between an engine's client and the engine; can be cut, and can hold the engine's answers back."""
 
@@ -190,7 +226,7 @@ class Line:
             server.close()
             self.passes.set()
             self.cut()
-            await eventually(lambda: not self._open)
+            await probes.eventually(lambda: not self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         engine_reader, engine_writer = await asyncio.open_unix_connection(SOCKET)

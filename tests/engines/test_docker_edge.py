@@ -20,7 +20,7 @@ from htagweb_orchestrator.engines.docker_options import Image, Machine, create_o
 from htagweb_orchestrator.errors import EngineUnavailable
 from htagweb_orchestrator.model import SandboxId
 
-from .conftest import eventually, new_id
+from .probes import eventually, new_id
 
 VERSION = {
     "Version": "28.2.2",

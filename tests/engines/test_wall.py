@@ -9,7 +9,8 @@ import pytest
 
 from htagweb_orchestrator.engines.base import SandboxSpec
 
-from .conftest import Bench, eventually, read
+from .conftest import Bench
+from .probes import eventually, read
 
 pytestmark = pytest.mark.docker
 
