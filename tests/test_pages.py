@@ -12,14 +12,15 @@ from starlette.responses import Response
 
 from htagweb_gateway.endings import duration, ending_words
 from htagweb_gateway.pages import Pages
-from htagweb_gateway.problems import local, problem, problem_of_error, problem_of_route, start_url
+from htagweb_gateway.problems import local, login_url, problem, problem_of_error, problem_of_route, start_url
 from htagweb_orchestrator import errors
-from htagweb_orchestrator.model import AppCard, AppName, Ending, Platform, Route, SandboxId, State, Step, UserId
+from htagweb_orchestrator.model import AppCard, AppName, Ending, Person, Platform, Route, SandboxId, State, Step, UserId
 
 STATIC = Path(__file__).parent.parent / "gateway" / "htagweb_gateway" / "static"
 EVIL = '"><script>alert(1)</script>'
 COUNTER = AppCard(name=AppName("counter"), title="Counter", description="Counts clicks.", generation=1)
 CLOCK = AppCard(name=AppName("clock"), title="Clock", generation=2)
+ANN = Person(id=UserId(EVIL), name=EVIL, email=EVIL, groups=("admin",))
 BROKEN = AppCard(name=AppName("oops"), title="Oops", problem="apps/oops.py:3: '(' was never closed")
 
 
@@ -50,12 +51,22 @@ def every_page(pages: Pages) -> list[Response]:
             [(COUNTER, running()), (CLOCK, None), (BROKEN, None), (evil, None)], platform=Platform(dev=True)
         ),
         pages.catalogue([], platform=Platform(warnings=(EVIL,))),
+        pages.catalogue([], platform=Platform(), person=ANN, sign_out=True, operator=True),
+        pages.catalogue([], platform=Platform(), sign_in="/-/login?next=%2F"),
+        pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30"),
+        pages.link(EVIL, "/evil/" + EVIL),
+        pages.sign_in_failed(EVIL, target="/evil/" + EVIL, status=503),
+        pages.signed_out(told=False),
+        pages.signed_out(told=True, elsewhere="?"),
+        pages.signed_out(told=True, elsewhere=EVIL),
+        pages.almost(),
         pages.waiting(evil, running(state=State.STARTING, step=Step.CREATING), target="/evil/" + EVIL),
         pages.ended(evil, ended(Ending.CRASHED, detail=EVIL, error_id="c0ffee123456"), target="/evil/" + EVIL),
         pages.limit(limit, evil, longest_idle=evil, target="/evil/" + EVIL),
         pages.refused(errors.StartFailed(EVIL, error_id="c0ffee123456", traceback=EVIL), target="/evil/", dev=True),
         pages.enter("/evil/" + EVIL),
         pages.not_found("/" + EVIL),
+        pages.not_found("/" + EVIL, sign_in=login_url("/evil/" + EVIL)),
         pages.bad_request(EVIL),
         pages.forbidden(EVIL, "public_url"),
         pages.error(502, EVIL, EVIL),
@@ -85,6 +96,7 @@ def test_every_page_is_fresh_sealed_and_framed_by_nobody(pages: Pages) -> None:
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["referrer-policy"] == "same-origin"
+        assert response.headers["cross-origin-opener-policy"] == "same-origin"
 
 
 def test_every_page_has_a_language_a_title_and_one_heading(pages: Pages) -> None:

@@ -25,7 +25,8 @@ def create() -> Gateway:
     _settle()
     control = Path(os.environ.get("HTAGWEB_CTL_DIR", "/run/htagweb/ctl")) / "orch.sock"
     state = Path(os.environ.get("HTAGWEB_STATE_DIR", "/var/lib/htagweb"))
-    return Gateway(orchestrator=OrchestratorClient(str(control)), identity=Identity(signing_key(state / "cookie.key")))
+    client = OrchestratorClient(str(control))
+    return Gateway(orchestrator=client, visitors=client, identity=Identity(signing_key(state / "cookie.key")))
 
 
 def _settle() -> None:

@@ -11,21 +11,23 @@ from typing import Any
 
 from starlette.responses import RedirectResponse, Response
 
-from htagweb_orchestrator.api import Orchestrator
+from htagweb_orchestrator.access import allows
+from htagweb_orchestrator.api import Orchestrator, SessionVerbs
 from htagweb_orchestrator.errors import AppNotFound, OrchestratorError, UserLimitReached
-from htagweb_orchestrator.model import AppCard, AppName, Ending, Platform, Route, SandboxId, State, UserId
+from htagweb_orchestrator.model import AppCard, AppName, Change, Ending, Platform, Route, SandboxId, State, UserId
 
 from . import front
 from .activity import Activity, is_activity
 from .edge import Edge, Edges
 from .headers import Forward
-from .identity import COOKIE_NAMES, Identity
+from .identity import COOKIE_NAMES, Identity, Visitor
 from .navigation import navigation
 from .pages import Pages
 from .platform import PlatformSite
-from .problems import problem, problem_of_error, problem_of_route
+from .problems import login_url, problem, problem_of_error, problem_of_route
 from .relay import Carrier, relay_for
 from .routes import RouteTable
+from .sign_ins import SIGNED_OUT
 from .timing import timed
 from .upstream import Upstream
 from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
@@ -42,10 +44,11 @@ FLUSH_S = 1.0  # how often activity is sent
 
 
 class Gateway:
-    """The ASGI application of one worker."""
+    """The ASGI application of one worker. Without `visitors` nobody can sign in."""
 
-    def __init__(self, *, orchestrator: Orchestrator, identity: Identity) -> None:
+    def __init__(self, *, orchestrator: Orchestrator, identity: Identity, visitors: SessionVerbs | None = None) -> None:
         self.orchestrator = orchestrator
+        self.visitors = visitors
         self.identity = identity
         self.pages = Pages()
         self.name = secrets.token_hex(8)  # of this worker, in its reports
@@ -101,15 +104,15 @@ class Gateway:
     ) -> Response | None:
         """Relay to the app and return None, or return what to answer instead."""
         wants_page = navigation(scope)
-        card = self.routes.apps.get(name)
-        if card is None:
-            return self._unknown(scope, name, wants_page)
         query = scope["query_string"]
         search = f"?{query.decode('latin-1')}" if query else ""
+        target = front.raw_path(scope).decode("latin-1") + search
+        visitor = self.identify(scope, edge)
+        card = self.card(name, visitor)
+        if card is None:
+            return self.unknown(name, visitor, target, wants_page)
         if not rest:
             return RedirectResponse(f"/{name}/{search}", 308)
-        target = front.raw_path(scope).decode("latin-1") + search
-        visitor = self.identity.visitor(scope["headers"], edge.scheme)
         if visitor is None:
             return self._stranger(edge, target, wants_page)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and (foreign := self.foreign(scope, edge)) is not None:
@@ -118,11 +121,11 @@ class Gateway:
         route = self.routes.get(visitor.user, name)
         try:
             if route is not None and route.state is State.READY:
-                if await self._relay_http(scope, receive, send, route, card, forward):
+                if await self._relay_http(scope, receive, send, route, card, forward, visitor):
                     return None
             route = await self._miss(visitor.user, name, route)
             if route is not None and route.state is State.READY:  # the table was behind: once more
-                if await self._relay_http(scope, receive, send, route, card, forward):
+                if await self._relay_http(scope, receive, send, route, card, forward, visitor):
                     return None
                 route = await self._miss(visitor.user, name, route)
             if not wants_page:
@@ -134,8 +137,9 @@ class Gateway:
                     visitor.user, name, query=query.decode("latin-1"), wait_s=PATIENCE_S, client=edge.own_client
                 )
                 self.routes.learn(route)
-            if route.state is State.READY and await self._relay_http(scope, receive, send, route, card, forward):
-                return None
+            if route.state is State.READY:
+                if await self._relay_http(scope, receive, send, route, card, forward, visitor):
+                    return None
             if route.state is State.ENDED:
                 return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             return self.pages.waiting(card, route, target=target)
@@ -155,7 +159,14 @@ class Gateway:
             return self.refusal(error, card, target, wants_page, dev=self.dev(edge))
 
     async def _relay_http(
-        self, scope: Scope, receive: Receive, send: Send, route: Route, card: AppCard, forward: Forward
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        route: Route,
+        card: AppCard,
+        forward: Forward,
+        visitor: Visitor,
     ) -> bool:
         """True once the exchange is over; False if nobody could be reached, and nothing was sent or read."""
         meter = self.activity.meter(route.sandbox)
@@ -163,8 +174,13 @@ class Gateway:
             if not meter.last and route.steps_ms and navigation(scope):
                 send = timed(send, route.steps_ms)
             meter.touch()
+        upstream = self._upstream(route, card)
         try:
-            await self._upstream(route, card).http(scope, receive, send, forward, on_upload=meter.touch)
+            if visitor.sign_in is None:
+                await upstream.http(scope, receive, send, forward, on_upload=meter.touch)
+            else:
+                with self.identity.sign_ins.holding(visitor.sign_in, _breaker(scope)):
+                    await upstream.http(scope, receive, send, forward, on_upload=meter.touch)
         except Unreachable as error:
             log.debug("sandbox not reached: %s", error, extra={"sandbox": route.sandbox})
             return False
@@ -221,10 +237,10 @@ class Gateway:
         if (foreign := self.foreign(scope, edge)) is not None:
             return problem(foreign.status, "origin", foreign.message)
         name, rest = front.parse_target(front.raw_path(scope))
-        card = self.routes.apps.get(AppName(name or ""))
+        visitor = self.identify(scope, edge)
+        card = self.card(AppName(name or ""), visitor)
         if card is None or not rest:
             return problem(404, "not-found", "There is nothing here.")
-        visitor = self.identity.visitor(scope["headers"], edge.scheme)
         if visitor is None:
             return problem(403, "no-visitor", _NO_VISITOR)
         user = visitor.user
@@ -246,7 +262,7 @@ class Gateway:
                 message_rate=platform.message_rate,
                 on_data=meter.touch,
             )
-            with self._open(user, route, relay):
+            with self._open(visitor, route, relay):
                 await relay.run(scope, receive, send)
         except Unreachable:
             return problem_of_route(card.name, await self._loss(user, card.name, route))
@@ -257,15 +273,17 @@ class Gateway:
         return None
 
     @contextlib.contextmanager
-    def _open(self, user: UserId, route: Route, relay: Carrier) -> Any:
-        """Count a socket and make it findable for the end of its sandbox."""
+    def _open(self, visitor: Visitor, route: Route, relay: Carrier) -> Any:
+        """Count a socket and make it findable for the end of its sandbox, and for the end of its visitor's sign-in."""
+        user = visitor.user
         relays = self._relays.setdefault(route.sandbox, set())
         relays.add(relay)
         self._sockets[user] = self._sockets.get(user, 0) + 1
         meter = self.activity.meter(route.sandbox)
         meter.sockets += 1
         try:
-            yield
+            with self.identity.sign_ins.holding(visitor.sign_in, lambda: relay.close(SIGNED_OUT, "signed out")):
+                yield
         finally:
             meter.sockets -= 1
             relays.discard(relay)
@@ -276,6 +294,24 @@ class Gateway:
                 self._sockets[user] = left
             else:
                 del self._sockets[user]
+
+    # -- who asks, and for what he may ask -----------------------------------------------------------------------
+
+    def identify(self, scope: Scope, edge: Edge) -> Visitor | None:
+        """Who asks; None for somebody who brings no cookie of ours that still counts."""
+        return self.identity.visitor(scope["headers"], edge.scheme)
+
+    def card(self, name: AppName, visitor: Visitor | None) -> AppCard | None:
+        """The app of that name if this visitor may open it. The one place that decides that here: what it answers None
+        for, unknown or forbidden, is answered alike by whoever asks."""
+        card = self.routes.apps.get(name)
+        if card is None or not allows(card.access, visitor.person if visitor is not None else None):
+            return None
+        return card
+
+    @property
+    def offers_sign_in(self) -> bool:
+        return self.visitors is not None and self.routes.platform.auth in ("password", "oidc")
 
     # -- what is answered instead --------------------------------------------------------------------------------
 
@@ -290,12 +326,14 @@ class Gateway:
             return self.pages.limit(error, card, longest_idle=longest_idle, target=target)
         return self.pages.refused(error, target=target, dev=dev)
 
-    def _unknown(self, scope: Scope, name: AppName, wants_page: bool) -> Response:
+    def unknown(self, name: AppName, visitor: Visitor | None, target: str, wants_page: bool) -> Response:
         if not self.routes.filled:
             error = OrchestratorError("The server is starting. Try again in a moment.")
-            return self.pages.error(503, "Almost there", str(error)) if wants_page else problem_of_error(error)
-        missing = AppNotFound(f"There is no app {name!r} here.")
-        return self.pages.not_found(f"/{name}") if wants_page else problem_of_error(missing)
+            return self.pages.almost() if wants_page else problem_of_error(error)
+        if not wants_page:
+            return problem_of_error(AppNotFound(f"There is no app {name!r} here."))
+        anonymous = visitor is None or visitor.sign_in is None
+        return self.pages.not_found(f"/{name}", sign_in=login_url(target) if anonymous and self.offers_sign_in else "")
 
     def _stranger(self, edge: Edge, target: str, wants_page: bool) -> Response:
         """No cookie: a person is sent round once to bring it back, and only then anything is started."""
@@ -357,6 +395,7 @@ class Gateway:
 
     def _configure(self, platform: Platform) -> None:
         self.edges = Edges(platform)
+        self.identity.life_s = int(platform.anonymous_life_s)
         self.pages.warnings = platform.warnings
 
     def _ended(self, sandbox: SandboxId, reason: str) -> None:
@@ -368,6 +407,10 @@ class Gateway:
             relay.close(1001, str(reason))
         self.activity.forget(sandbox)
 
+    def _apply(self, change: Change) -> None:
+        self.identity.sign_ins.apply(change)
+        self.routes.apply(change)
+
     async def _watch(self) -> None:
         """Follow the orchestrator for ever; what was known stays in use while it is away."""
         delay_s = 0.1
@@ -375,7 +418,7 @@ class Gateway:
             try:
                 async with contextlib.aclosing(self.orchestrator.watch(self.name)) as changes:
                     async for change in changes:
-                        self.routes.apply(change)
+                        self._apply(change)
                         if not self._watched.is_set():
                             self._watched.set()
                             delay_s = 0.1
@@ -434,6 +477,20 @@ class Gateway:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _breaker(scope: Scope) -> Callable[[], None]:
+    """What breaks off this exchange: its visitor's connection, or the task, on servers that don't lend that."""
+    if (lent := scope.get("htagweb.visitor")) is not None:
+        abort: Callable[[], None] = lent.abort
+        return abort
+    task = asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        task.cancel()
+
+    return cancel
 
 
 _NO_VISITOR = "Open the app's page in a browser first: that is what makes you known here."

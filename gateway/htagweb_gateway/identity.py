@@ -1,18 +1,20 @@
-"""Who is asking: an anonymous visitor, known by a signed cookie. No I/O on a request."""
+"""Who is asking: an anonymous visitor or a signed-in person, known by a signed cookie. No I/O on a request."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadData, BadSignature, TimestampSigner, URLSafeTimedSerializer
 
-from htagweb_orchestrator.model import UserId
+from htagweb_orchestrator.model import Person, SignIn, UserId, sign_in_id
+
+from .sign_ins import SignIns
 
 DAY_S = 86_400
 KEY_BYTES = 32
@@ -20,24 +22,47 @@ REMEMBERED_BYTES = 1024  # Cookie fields that are no longer are taken apart once
 REMEMBERED = 10_000  # verified cookies a worker keeps; an HMAC each costs more than all the rest of routing
 # Neither name is accepted under the other scheme: a cookie set over plain http proves nothing under https.
 NAMES = {"http": b"htagweb", "https": b"__Host-htagweb"}
-COOKIE_NAMES = frozenset(NAMES.values())
+OPERATOR = {"http": b"htagweb-operator", "https": b"__Host-htagweb-operator"}  # an operator's token, beside his sign-in
+PROVIDER = {"http": b"htagweb-provider", "https": b"__Host-htagweb-provider"}  # a sign-in that is under way elsewhere
+# Sent to /-/logout alone, which no cookie with the other prefix can be.
+HINT = {"http": b"htagweb-hint", "https": b"__Secure-htagweb-hint"}
+COOKIE_NAMES = frozenset(name for names in (NAMES, OPERATOR, PROVIDER, HINT) for name in names.values())
+_SIGNED_IN = "in-"  # begins the content of a person's cookie, then comes the secret of the sign-in
 
 
 class Visitor(NamedTuple):
     user: UserId
     age_s: float  # since the cookie was issued
+    sign_in: SignIn | None = None  # None: an anonymous one
+
+    @property
+    def person(self) -> Person | None:
+        return self.sign_in.person if self.sign_in is not None else None
+
+
+class Cookie(NamedTuple):
+    """One that we made, whoever it stands for."""
+
+    user: UserId  # of an anonymous visitor
+    sign_in: str  # the id of a person's sign-in, "" for an anonymous visitor
+    issued: float
 
 
 class Identity:
-    """Issues and verifies the visitor's cookie. `key` signs it; `life_s` is how long one is good for."""
+    """Issues and verifies the visitor's cookie. `key` signs it; `life_s` is how long an anonymous one is good for.
+
+    A person's cookie counts for as long as `sign_ins` knows of the sign-in: nothing that a browser invents is adopted.
+    """
 
     def __init__(self, key: bytes, *, life_s: int = 30 * DAY_S) -> None:
+        self.sign_ins = SignIns()
+        self._key = key
         self._signer = TimestampSigner(key, salt="htagweb.visitor")
-        self._life_s = life_s
-        self._verified: dict[bytes, tuple[UserId, float]] = {}  # cookie value -> user, time of issue
+        self.life_s = life_s
+        self._verified: dict[bytes, Cookie] = {}
 
     def visitor(self, headers: Iterable[tuple[bytes, bytes]], scheme: str) -> Visitor | None:
-        """Who sends these headers; None without a cookie of ours, and for one that is forged or too old."""
+        """Who sends these headers; None without a cookie of ours, and for one that is forged, too old or signed out."""
         name = NAMES[scheme]
         for key, value in headers:
             if key == b"cookie":
@@ -48,25 +73,79 @@ class Identity:
         return None
 
     def _verify(self, cookie: bytes) -> Visitor | None:
-        known = self._verified.get(cookie)
+        known = self._verified.get(cookie) or self._read(cookie)
         if known is None:
+            return None
+        age_s = time.time() - known.issued
+        if not known.sign_in:
+            return Visitor(known.user, age_s) if age_s <= self.life_s else None
+        sign_in = self.sign_ins.get(known.sign_in)  # which has a life of its own
+        return Visitor(sign_in.person.id, age_s, sign_in) if sign_in is not None else None
+
+    def _read(self, cookie: bytes) -> Cookie | None:
+        try:
+            content, issued = self._signer.unsign(cookie, return_timestamp=True)
+        except BadSignature:
+            return None
+        text = content.decode()
+        if text.startswith(_SIGNED_IN):
+            found = Cookie(UserId(""), sign_in_id(text.removeprefix(_SIGNED_IN)), issued.timestamp())
+        else:
+            found = Cookie(UserId(text), "", issued.timestamp())
+        if len(self._verified) >= REMEMBERED:
+            del self._verified[next(iter(self._verified))]
+        self._verified[cookie] = found
+        return found
+
+    def secret(self, headers: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
+        """The secret of the sign-in that these headers bring, for the orchestrator alone; "" without one of ours."""
+        for cookie in find_cookies(headers, NAMES[scheme]):
             try:
-                user, issued = self._signer.unsign(cookie, max_age=self._life_s, return_timestamp=True)
-            except BadSignature:  # also SignatureExpired
-                return None
-            known = UserId(user.decode()), issued.timestamp()
-            if len(self._verified) >= REMEMBERED:
-                del self._verified[next(iter(self._verified))]
-            self._verified[cookie] = known
-        age_s = time.time() - known[1]
-        return Visitor(known[0], age_s) if age_s <= self._life_s else None
+                text = self._signer.unsign(cookie).decode()
+            except BadSignature:
+                continue
+            if text.startswith(_SIGNED_IN):
+                return text.removeprefix(_SIGNED_IN)
+        return ""
 
     def issue(self, scheme: str, user: UserId | None = None) -> str:
-        """A Set-Cookie value for this visitor, or for a new one."""
+        """A Set-Cookie value for this anonymous visitor, or for a new one."""
         user = user or UserId(f"anon-{secrets.token_urlsafe(16)}")
-        secure = "; Secure" if scheme == "https" else ""
-        value = self._signer.sign(user).decode()
-        return f"{NAMES[scheme].decode()}={value}; Path=/; Max-Age={self._life_s}; HttpOnly; SameSite=Lax{secure}"
+        return set_cookie(NAMES, scheme, self._signer.sign(user).decode(), life_s=self.life_s)
+
+    def issue_to(self, scheme: str, secret: str, *, life_s: float) -> str:
+        """A Set-Cookie value for a person who has just signed in."""
+        return set_cookie(NAMES, scheme, self._signer.sign(_SIGNED_IN + secret).decode(), life_s=int(life_s))
+
+    def seal(self, purpose: str, facts: object) -> str:
+        """`facts` (JSON) for a browser to bring back: it can read them, and can't make others."""
+        return str(URLSafeTimedSerializer(self._key, salt=f"htagweb.{purpose}").dumps(facts))
+
+    def unseal(self, purpose: str, sealed: str, *, max_age_s: int) -> Any:
+        """The facts that were sealed for this purpose; None for what we did not seal, or too long ago."""
+        try:
+            return URLSafeTimedSerializer(self._key, salt=f"htagweb.{purpose}").loads(sealed, max_age=max_age_s)
+        except BadData:
+            return None
+
+
+def set_cookie(
+    names: Mapping[str, bytes], scheme: str, value: str, *, life_s: int, same_site: str = "Lax", path: str = "/"
+) -> str:
+    """A Set-Cookie value, for this host alone and out of the reach of scripts. `life_s` of 0 takes the cookie away."""
+    secure = "; Secure" if scheme == "https" else ""
+    name = names[scheme].decode()
+    return f"{name}={value}; Path={path}; Max-Age={life_s}; HttpOnly; SameSite={same_site}{secure}"
+
+
+def find_cookies(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """The values that a browser sends under this name, which may be several."""
+    return [cookie for key, value in headers if key == b"cookie" for cookie in _cookies(value, name)]
+
+
+def find_cookie(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    """The first of them, "" if there is none."""
+    return next(iter(find_cookies(headers, name)), b"").decode("latin-1")
 
 
 def _cookies(value: bytes, name: bytes) -> tuple[bytes, ...]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from htagweb_orchestrator.errors import OrchestratorError
-from htagweb_orchestrator.model import AppCard, Ending, Platform, Route, State, Step
+from htagweb_orchestrator.model import AppCard, Ending, Person, Platform, Route, State, Step
 
 from .endings import duration, ending_words, line_words
 from .problems import RETRY_AFTER_S, local, start_url
@@ -58,8 +58,19 @@ class Pages:
             return Response(None, 304, headers)
         return Response(body, 200, headers, media_type=media_type)
 
-    def catalogue(self, entries: Sequence[tuple[AppCard, Route | None]], *, platform: Platform) -> Response:
-        """Every app and, where this visitor has one running, for how long. `platform.dev` shows problems in full."""
+    def catalogue(
+        self,
+        entries: Sequence[tuple[AppCard, Route | None]],
+        *,
+        platform: Platform,
+        person: Person | None = None,
+        sign_in: str = "",
+        sign_out: bool = False,
+        operator: bool = False,
+    ) -> Response:
+        """The apps that this visitor may open and, where he has one running, for how long. `platform.dev` shows
+        problems in full. `sign_in` is where an anonymous one can do that; `sign_out` and `operator` say what a
+        person is shown besides."""
         rows = []
         for card, route in entries:
             mine = route if route is not None and route.state is not State.ENDED else None
@@ -67,7 +78,17 @@ class Pages:
             if mine is not None and mine.left_s is not None and mine.left_why is Ending.IDLE:
                 idle_s = max(0.0, mine.idle_timeout_s - mine.left_s)
             rows.append({"card": card, "route": mine, "idle_s": idle_s})
-        return self._page("catalogue.html", 200, rows=rows, dev=platform.dev, warnings=platform.warnings)
+        return self._page(
+            "catalogue.html",
+            200,
+            rows=rows,
+            dev=platform.dev,
+            warnings=platform.warnings,
+            person=person,
+            sign_in=sign_in,
+            sign_out=sign_out,
+            operator=operator,
+        )
 
     def waiting(self, card: AppCard, route: Route, *, target: str) -> Response:
         """While the app starts. Follows the progress by script; without scripts it reloads itself."""
@@ -135,8 +156,36 @@ class Pages:
         """The cookie did not come back, as in another site's frame: one link opens the app in a tab of its own."""
         return self._page("enter.html", 200, target=local(next), frame_ancestors="*")
 
-    def not_found(self, path: str) -> Response:
-        return self._page("not_found.html", 404, {"X-Htagweb": "not-found"}, path=path)
+    def login(
+        self, target: str, *, name: str = "", error: str = "", status: int = 200, retry_s: str | None = None
+    ) -> Response:
+        """Name and password, and what was wrong with the last ones. `retry_s` is how long to wait before the next."""
+        headers = {"X-Htagweb": "sign-in", **({"Retry-After": retry_s} if retry_s else {})}
+        return self._page("login.html", status, headers, target=local(target), name=name, error=error)
+
+    def link(self, token: str, target: str) -> Response:
+        """An operator's one-time link was opened; a click uses it."""
+        return self._page("link.html", 200, {"X-Htagweb": "sign-in"}, token=token, target=local(target))
+
+    def sign_in_failed(self, text: str, *, target: str, status: int) -> Response:
+        headers = {"X-Htagweb": "sign-in", **({"Retry-After": "10"} if status == 503 else {})}
+        return self._page("sign_in_failed.html", status, headers, text=text, target=local(target))
+
+    def signed_out(self, *, told: bool, elsewhere: str = "") -> Response:
+        """Where that is not all: the orchestrator wasn't `told`, or there is `elsewhere` to sign out of, too, whose
+        address is "?" where nobody answers there."""
+        status, headers = (200, {}) if told else (503, {"Retry-After": "10"})
+        return self._page("signed_out.html", status, headers, told=told, elsewhere=elsewhere)
+
+    def almost(self) -> Response:
+        """Nothing is known yet: the gateway has just come up. The page tries again by itself."""
+        page = self.error(503, "Almost there", "The server is starting. Try again in a moment.")
+        page.headers["Retry-After"] = page.headers["Refresh"] = "1"
+        return page
+
+    def not_found(self, path: str, *, sign_in: str = "") -> Response:
+        """Unknown, or not for this visitor: that is not told. `sign_in` is where an anonymous one may find out."""
+        return self._page("not_found.html", 404, {"X-Htagweb": "not-found"}, path=path, sign_in=sign_in)
 
     def bad_request(self, text: str) -> Response:
         return self.error(400, "That request can't be right", text)
@@ -166,6 +215,7 @@ class Pages:
                 "Cache-Control": "no-store",
                 "X-Content-Type-Options": "nosniff",
                 "Referrer-Policy": "same-origin",
+                "Cross-Origin-Opener-Policy": "same-origin",
                 **(headers or {}),
             },
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -16,21 +17,26 @@ from htagweb_orchestrator.model import AppName, Ending, Route, State
 from . import front
 from .edge import Edge
 from .endings import ending_words, line_words
+from .forms import FormRefused, read_form
 from .identity import DAY_S, Visitor
+from .login import PATHS as LOGIN_PATHS
+from .login import Login
 from .navigation import navigation
-from .problems import local, problem
+from .problems import local, login_url, problem
 
 if TYPE_CHECKING:
     from .app import Gateway
 
-MAX_FORM, FORM_S = 16 * 1024, 10.0
 START_PATIENCE_S = 0.8
+HEARSAY_S = 1.0  # how long after a sign-in another worker may take to hear of it
+ADMIN = "admin"  # the group of the operators
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class PlatformSite:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._login = Login(gateway)
 
     async def __call__(self, scope: Any, receive: Any, send: Any, edge: Edge) -> None:
         request = Request(scope, receive)
@@ -43,6 +49,8 @@ class PlatformSite:
         pages = self._gateway.pages
         path = front.raw_path(dict(request.scope)).decode("latin-1")
         method = request.method
+        if path in LOGIN_PATHS:
+            return await self._login.answer(request, edge, path)
         if method in ("GET", "HEAD"):
             match path:
                 case "/":
@@ -55,7 +63,7 @@ class PlatformSite:
                 case "/-/status":
                     return await self._status(request, edge)
                 case "/-/enter":
-                    return self._entered(request, edge)
+                    return await self._entered(request, edge)
                 case "/-/start" if method == "GET":
                     return await self._start(request, edge)
             if path.startswith("/-/") or path == "/favicon.ico":
@@ -80,20 +88,25 @@ class PlatformSite:
             query = request.scope["query_string"].decode("latin-1")
             return RedirectResponse(f"/{home}/" + (f"?{query}" if query else ""), 307, headers=_NO_STORE)
         if not gateway.routes.filled:
-            page = gateway.pages.error(503, "Almost there", "The server is starting. Try again in a moment.")
-            page.headers["Retry-After"] = "1"
-            page.headers["Refresh"] = "1"
-            return page
+            return gateway.pages.almost()
         visitor = self._visitor(request, edge)
         mine: dict[AppName, Route] = {}
         if visitor is not None:
             for name, route in gateway.routes.of_user(visitor.user).items():
                 mine[name] = await self._fresh(visitor, name, route) or route
         cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
-        entries = [(card, mine.get(card.name)) for card in cards]
+        entries = [(card, mine.get(card.name)) for card in cards if gateway.card(card.name, visitor) is not None]
         platform = msgspec.structs.replace(gateway.routes.platform, dev=gateway.dev(edge))
-        page = gateway.pages.catalogue(entries, platform=platform)
-        if visitor is not None and visitor.age_s > DAY_S:  # a visitor who comes back keeps being known
+        sign_in = visitor.sign_in if visitor is not None else None
+        page = gateway.pages.catalogue(
+            entries,
+            platform=platform,
+            person=sign_in.person if sign_in is not None else None,
+            sign_in=login_url("/") if sign_in is None and gateway.offers_sign_in else "",
+            sign_out=sign_in is not None and sign_in.method != "header",  # that one is the proxy's to end
+            operator=sign_in is not None and ADMIN in sign_in.person.groups,
+        )
+        if visitor is not None and sign_in is None and visitor.age_s > DAY_S:  # who comes back keeps being known
             page.headers.append("Set-Cookie", gateway.identity.issue(edge.scheme, visitor.user))
         return page
 
@@ -103,21 +116,32 @@ class PlatformSite:
         answer.headers.append("Set-Cookie", self._gateway.identity.issue(edge.scheme))
         return answer
 
-    def _entered(self, request: Request, edge: Edge) -> Response:
+    async def _entered(self, request: Request, edge: Edge) -> Response:
         target = local(request.query_params.get("next", "/"))
         if self._visitor(request, edge) is None:
-            return self._gateway.pages.enter(target)
+            if not await self._heard_of(request, edge):
+                return self._gateway.pages.enter(target)
         return RedirectResponse(target, 303, headers=_NO_STORE)
+
+    async def _heard_of(self, request: Request, edge: Edge) -> bool:
+        """Whether this is the cookie of a sign-in that another worker has just made: the watch tells of it now."""
+        secret = self._gateway.identity.secret(request.scope["headers"], edge.scheme)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARSAY_S if secret else 0):
+                while self._visitor(request, edge) is None:  # noqa: ASYNC110  the watch belongs to others
+                    await asyncio.sleep(0.02)
+                return True
+        return False
 
     async def _start(self, request: Request, edge: Edge) -> Response:
         """The one button of an ending's page: a person wants the app again."""
         gateway = self._gateway
         name = AppName(request.query_params.get("app", ""))
-        card = gateway.routes.apps.get(name)
-        if card is None:
-            return gateway.pages.not_found(f"/{name}")
         target = _of_app(request.query_params.get("next", ""), name)
         visitor = self._visitor(request, edge)
+        card = gateway.card(name, visitor)
+        if card is None:
+            return gateway.unknown(name, visitor, target, True)
         if visitor is None:
             return self.enter(edge, target)
         if not navigation(request.scope):
@@ -141,7 +165,7 @@ class PlatformSite:
         name = AppName(request.query_params.get("app", ""))
         visitor = self._visitor(request, edge)
         route = None
-        if visitor is not None:
+        if visitor is not None and self._gateway.card(name, visitor) is not None:
             route = await self._fresh(visitor, name, self._gateway.routes.get(visitor.user, name))
         words = ending_words(route)
         ended = route is None or route.state is State.ENDED
@@ -161,6 +185,7 @@ class PlatformSite:
             "text": words.text if ended else "",
             "action": words.action if ended else "",
             "error_id": route.error_id if route else "",
+            "signed_in": visitor is not None and visitor.sign_in is not None,
         }
         return JSONResponse(facts, headers=_NO_STORE)
 
@@ -204,20 +229,14 @@ class PlatformSite:
         visitor = self._visitor(request, edge)
         if visitor is None:
             return {}, None, problem(403, "no-visitor", "You have nothing running here.")
-        body = bytearray()
         try:
-            async with asyncio.timeout(FORM_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > MAX_FORM:
-                        return {}, None, problem(413, "too-large", "That form is too large.")
-        except TimeoutError:
-            return {}, None, problem(408, "too-slow", "That form did not arrive in time.")
-        form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}
+            form = await read_form(request)
+        except FormRefused as refused:
+            return {}, None, refused.answer
         return form, visitor, Response()
 
     def _visitor(self, request: Request, edge: Edge) -> Visitor | None:
-        return self._gateway.identity.visitor(request.scope["headers"], edge.scheme)
+        return self._gateway.identify(dict(request.scope), edge)
 
 
 def _of_app(target: str, name: AppName) -> str:

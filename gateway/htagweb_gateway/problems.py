@@ -45,6 +45,11 @@ def start_url(app: AppName, target: str) -> str:
     return f"/-/start?{urlencode({'app': app, 'next': local(target)}, quote_via=quote)}"
 
 
+def login_url(target: str) -> str:
+    """Where an anonymous visitor signs in and comes back to `target`."""
+    return f"/-/login?{urlencode({'next': local(target)}, quote_via=quote)}"
+
+
 def local(target: str) -> str:
     r"""`target` if it is a path on this host, else "/": //evil, /\evil, https:evil and control bytes lead elsewhere."""
     plain = target.startswith("/") and not target.startswith(("//", "/\\"))

@@ -11,13 +11,14 @@
   const SETTLED_MS = 5000; // a connection that lasted this long was a good one: the next break starts afresh
   const QUEUE_BYTES = 16 * 1024 * 1024, UNANSWERED = 256;
   const POLL_MS = 30_000, ASK_MS = 10_000, OWN_MS = 2000;
+  const SIGNED_OUT = 4401; // the close code of the gateway, as in sign_ins.py
 
   const { fetch: nativeFetch, WebSocket: NativeSocket, EventSource: NativeSource } = window;
   const base = `${location.pathname}/`.startsWith(`/${app}/`) ? `/${app}/` : "/";
 
   // ---------------------------------------------------------------- what the gateway knows of this app
 
-  let asking = null, poll = 0, over = false, sandbox = "", doubt = false;
+  let asking = null, poll = 0, over = false, sandbox = "", doubt = false, signedIn = false;
 
   /** Ask once, however many want to know. Resolves to the status, or to null if there was no good answer. */
   function ask() {
@@ -38,6 +39,8 @@
 
   function heed(status) {
     clearTimeout(poll);
+    if (status && signedIn && !status.signed_in) return signedOut(); // in another tab, or by an operator
+    signedIn ||= Boolean(status?.signed_in);
     // A gateway that has just come up may not know of us yet; one that says so twice is believed.
     if (status?.state === "ended" || (status?.state === "none" && doubt)) return end(status);
     if (status) doubt = status.state === "none";
@@ -69,6 +72,16 @@
   function start() {
     const here = location.pathname + location.search;
     location.assign(`/-/start?app=${encodeURIComponent(app)}&next=${encodeURIComponent(here)}${location.hash}`);
+  }
+
+  function signedOut() {
+    const here = location.pathname + location.search;
+    end({
+      title: "You are signed out",
+      text: "What you have open here goes on for a while. Sign in to come back to it.",
+      action: "Sign in",
+      act: () => location.assign(`/-/login?next=${encodeURIComponent(here)}`),
+    });
   }
 
   async function stay() {
@@ -170,20 +183,22 @@
   }
 
   function end(status) {
+    if (over) return;
     over = true;
+    const act = status.act ?? start;
     const title = status.title || "This app isn't running", action = status.action || "Start again";
     bars.hide("warning");
     bars.hide("lost");
     const dialog = make("dialog", {},
       make("h2", { id: "title", textContent: title }),
       make("p", { id: "text", textContent: status.text || "" }),
-      make("button", { type: "button", autofocus: true, textContent: action, onclick: start }),
+      make("button", { type: "button", autofocus: true, textContent: action, onclick: act }),
     );
     if (status.error_id) dialog.append(make("p", { className: "id", textContent: `When you ask for help, quote ${status.error_id}.` }));
     dialog.setAttribute("aria-labelledby", "title");
     dialog.setAttribute("aria-describedby", "text");
     // Escape leads back to the dead page, where something may be worth copying; the way on stays in sight.
-    dialog.onclose = () => bars.show("ended", { text: `${title}.`, label: action, act: start });
+    dialog.onclose = () => bars.show("ended", { text: `${title}.`, label: action, act });
     shadow().append(dialog);
     dialog.showModal();
   }
@@ -282,6 +297,7 @@
     }
 
     #closed({ code, reason, wasClean }) {
+      if (code === SIGNED_OUT) return signedOut();
       // Without a code, with 1000 or one of the app's own: it was meant, by the page or by the app. A connection that
       // never opened isn't mended either, so that the app can fall back to HTTP where WebSockets are blocked.
       const meant = code === 1000 || code === 1005 || code >= 3000;

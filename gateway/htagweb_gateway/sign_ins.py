@@ -1,0 +1,64 @@
+"""Who is signed in, as the orchestrator pushed it, and what is open under each sign-in: it ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from htagweb_orchestrator.model import Change, SignedIn, SignedOut, SignIn, Snapshot
+
+SIGNED_OUT = 4401  # close code of a WebSocket whose sign-in is over; the page shim knows it
+
+
+class SignIns:
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[SignIn, float]] = {}  # id -> sign-in, when it is over (monotonic)
+        self._open: dict[str, set[Callable[[], None]]] = {}
+
+    def get(self, id: str) -> SignIn | None:
+        """None for one that is over, or of which nobody has told us."""
+        found = self._known.get(id)
+        if found is None:
+            return None
+        if found[1] <= time.monotonic():  # also while no orchestrator is there to say so
+            self.end((id,))
+            return None
+        return found[0]
+
+    def learn(self, sign_in: SignIn) -> None:
+        """One that was just made, or of which the watch told."""
+        self._known[sign_in.id] = sign_in, time.monotonic() + sign_in.left_s
+
+    def apply(self, change: Change) -> None:
+        match change:
+            case SignedIn(sign_in=sign_in):
+                self.learn(sign_in)
+            case SignedOut(ids=ids):
+                self.end(ids)
+            case Snapshot(sign_ins=sign_ins):
+                self.end(self._known.keys() - {sign_in.id for sign_in in sign_ins})
+                for sign_in in sign_ins:
+                    self.learn(sign_in)
+
+    def end(self, ids: Iterable[str]) -> None:
+        """Forget these, and close what is open under them."""
+        for id in list(ids):
+            self._known.pop(id, None)
+            for close in tuple(self._open.pop(id, ())):
+                close()
+
+    @contextlib.contextmanager
+    def holding(self, sign_in: SignIn | None, close: Callable[[], None]) -> Iterator[None]:
+        """Call `close` if this sign-in ends meanwhile. Anonymous visitors have none to end."""
+        if sign_in is None:
+            yield
+            return
+        held = self._open.setdefault(sign_in.id, set())
+        held.add(close)
+        try:
+            yield
+        finally:
+            held.discard(close)
+            if not held and self._open.get(sign_in.id) is held:
+                del self._open[sign_in.id]

@@ -1,0 +1,113 @@
+"""Who may open what. An app that somebody may not open answers him like one that doesn't exist, on every route."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from htagweb_orchestrator.model import AppName
+from tests.sign_in.stage import PAGE, Person, Stage, place
+
+PROGRAM = {"Accept": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+PATHS = (
+    "/{app}", "/{app}/", "/{app}/?a=1", "/{app}/x/y", "/{app}/events", "/{app}/_ws", "/{app}/event", "/{app}/%2e",
+    "/-/status?app={app}", "/-/start?app={app}", "/-/start?app={app}&next=/{app}/x", "/-/enter?next=/{app}/",
+    "/-/stop", "/-/stay", "/-/login?next=/{app}/",
+)  # fmt: skip
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
+PRIVATE, NOTHING = "todo", "zzzz"  # of one length, so that even lengths must agree
+Seen = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+async def answers(person: Person, app: str) -> AsyncIterator[tuple[str, Seen]]:
+    """What each route says to this visitor, with the app's name taken out, and what differs by chance."""
+    name = app.encode()
+    for path, method, headers in itertools.product(PATHS, METHODS, (PAGE, PROGRAM)):
+        cookies = dict(person.cookies)
+        body = b"app=" + name + b"&next=/" + name + b"/" if method in ("POST", "PUT") else b""
+        fields = {**headers, "Origin": f"http://{person.host}"}
+        answer = await person.request(method, path.format(app=app), fields, body)
+        person.cookies = cookies  # whoever has none shall have none at the next route
+        shown = sorted((key, value.replace(name, b"?")) for key, value in answer.headers if key != b"date")
+        shown = [(key, value.split(b"=")[0] if key == b"set-cookie" else value) for key, value in shown]
+        yield f"{method} {path} {headers['Accept']}", (answer.status, shown, answer.body.replace(name, b"?"))
+
+
+async def socket_refusal(person: Person, path: str) -> tuple[int, bytes]:
+    with pytest.raises(InvalidStatus) as refusal:
+        await person.socket(path)
+    return refusal.value.response.status_code, bytes(refusal.value.response.body or b"")
+
+
+@pytest.mark.parametrize("who", ["nobody", "anonymous", "bob"])
+async def test_55_every_route_of_a_forbidden_app_answers_as_if_it_did_not_exist(stage: Stage, who: str) -> None:
+    ann = await stage.person("ann")
+    assert (await ann.follow("/todo/")).status == 200
+    running = stage.plane.sandboxes()[0].id
+    other = await stage.person("bob") if who == "bob" else stage.visitor()
+    if who == "anonymous":
+        await other.enter("hello")
+    forbidden = {route: seen async for route, seen in answers(other, PRIVATE)}
+    unknown = {route: seen async for route, seen in answers(other, NOTHING)}
+    for route, seen in unknown.items():
+        assert forbidden[route] == seen, route
+    assert len(forbidden) == len(PATHS) * len(METHODS) * 2
+    for path in ("/{}/ws", "/{}/", "/{}/_ws?x=1"):
+        assert await socket_refusal(other, path.format(PRIVATE)) == await socket_refusal(other, path.format(NOTHING))
+    for target in (f"/{running}/", f"/-/{running}", f"/todo/?sandbox={running}", f"/-/status?app={running}"):
+        answer = await other.get(target)
+        assert answer.status == 404 or b'"sandbox":""' in answer.body, target
+    assert [sandbox.id for sandbox in stage.plane.sandboxes()] == [running]
+    assert (await ann.get("/todo/")).status == 200
+
+
+async def test_the_catalogue_lists_what_its_visitor_may_open(stage: Stage) -> None:
+    seen = {}
+    for who in ("", "bob", "ann"):
+        person = await stage.person(who) if who else stage.visitor()
+        body = (await person.page("/")).body.decode()
+        seen[who] = [app for app in ("hello", "clock", "todo", "form") if f'href="/{app}/"' in body]
+    assert seen == {
+        "": ["hello"],
+        "bob": ["hello", "clock"],
+        "ann": ["hello", "clock", "todo", "form"],
+    }
+
+
+async def test_an_anonymous_visitor_is_offered_to_sign_in_whatever_the_name(stage: Stage) -> None:
+    anybody = stage.visitor()
+    for app in ("todo", "zzzz"):
+        page = await anybody.page(f"/{app}/deep?x=1")
+        assert page.status == 404
+        assert f'href="/-/login?next=%2F{app}%2Fdeep%3Fx%3D1"' in page.body.decode()
+        assert page.all(b"set-cookie") == []
+    bob = await stage.person("bob")
+    assert b"/-/login" not in (await bob.page("/todo/")).body  # he did that already
+
+
+async def test_whoever_signs_in_gets_where_he_wanted_to_go(stage: Stage) -> None:
+    ann = stage.visitor()
+    answer = await ann.sign_in(next="/todo/deep?x=1")
+    assert place(await ann.page(place(answer))) == "/todo/deep?x=1"
+    page = await ann.follow("/todo/deep?x=1")
+    assert b'"path":"/deep"' in page.body
+
+
+async def test_an_app_is_not_told_the_cookie_of_whoever_is_signed_in(stage: Stage) -> None:
+    root = await stage.person("root")
+    page = await root.follow("/clock/")
+    assert page.status == 200
+    assert root.cookies["htagweb"] not in page.body.decode()
+    assert root.cookies["htagweb-operator"]
+    assert "cookie" not in page.body.decode()
+
+
+async def test_a_person_has_one_sandbox_in_all_his_browsers(stage: Stage) -> None:
+    here, there = await stage.person(), await stage.person()
+    await here.follow("/clock/")
+    await there.follow("/clock/")
+    assert len(stage.plane.sandboxes()) == 1
+    assert stage.gateway.routes.get(stage.plane.sandboxes()[0].lease.user, AppName("clock")) is not None

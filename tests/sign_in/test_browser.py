@@ -1,0 +1,90 @@
+"""Signing in and out as people do it, in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from tests.sign_in.stage import PASSWORD, Stage
+
+PHONE = {"width": 375, "height": 720}
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def context(browser: Browser, stage: Stage) -> AsyncIterator[BrowserContext]:
+    url = f"http://localhost:{stage.server.port}"
+    context = await browser.new_context(base_url=url, viewport=PHONE, color_scheme="dark")  # type: ignore[arg-type]
+    context.set_default_timeout(15_000)
+    yield context
+    await context.close()
+
+
+@pytest.fixture
+def shots() -> Path:
+    """Where a test leaves pictures to look at; not committed."""
+    folder = Path(__file__).parents[2] / ".run" / "shots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+async def sign_in(page: Page, name: str = "ann", password: str = PASSWORD) -> None:
+    await page.get_by_label("Name").fill(name)
+    await page.get_by_label("Password").fill(password)
+    await page.get_by_role("button", name="Sign in").click()
+
+
+async def test_who_signs_out_in_another_tab_sees_his_app_stop_within_a_second(
+    context: BrowserContext, shots: Path
+) -> None:
+    page = await context.new_page()
+    await page.goto("/todo/")
+    await page.screenshot(path=shots / "sign-in-not-found.png")
+    await page.get_by_role("link", name="Sign in").click()
+    await page.screenshot(path=shots / "sign-in.png")
+    await sign_in(page, password="wrong")
+    await expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+    await expect(page.get_by_label("Name")).to_have_value("ann")
+    await page.screenshot(path=shots / "sign-in-wrong.png")
+    await sign_in(page)
+    await expect(page.locator("#said")).to_have_text("connected")
+    assert page.url.endswith("/todo/")
+
+    other = await context.new_page()
+    await other.goto("/")
+    await expect(other.get_by_text("Ann", exact=True)).to_be_visible()
+    await other.screenshot(path=shots / "sign-in-catalogue.png", full_page=True)
+    await other.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("You are signed out", timeout=1000)
+    assert await page.evaluate("socket.readyState") != 2
+    await page.screenshot(path=shots / "signed-out.png")
+    await expect(other.get_by_role("link", name="Sign in")).to_be_visible()
+
+    await page.bring_to_front()
+    await page.get_by_role("button", name="Sign in").click()
+    await sign_in(page)
+    await expect(page.locator("#said")).to_have_text("connected")
+
+
+async def test_the_password_is_typed_into_a_form_that_password_managers_know(context: BrowserContext) -> None:
+    page = await context.new_page()
+    await page.goto("/-/login")
+    assert await page.evaluate("document.activeElement.id") == "name"
+    assert await page.get_by_label("Name").get_attribute("autocomplete") == "username"
+    assert await page.get_by_label("Password").get_attribute("autocomplete") == "current-password"
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
