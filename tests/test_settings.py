@@ -6,12 +6,15 @@ import re
 import tomllib
 from pathlib import Path
 
+import fastjsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from htagweb_orchestrator import schema
 from htagweb_orchestrator.configuration import key_lines
-from htagweb_orchestrator.keys import APP_KEYS, APP_LIMIT_KEYS, DEFAULTS_IN_WORDS, KEYS, LIMIT_KEYS, PLUMBING
+from htagweb_orchestrator.keys import APP_KEYS, APP_LIMIT_KEYS, DEFAULTS_IN_WORDS, KEYS, LIMIT_KEYS, PLUMBING, Key
+from htagweb_orchestrator.kinds import Unexpected
 from htagweb_orchestrator.quantities import duration_s, show_duration, show_size, size_bytes
 from htagweb_orchestrator.settings import AppLimits, AppSettings, ConfigError, Settings
 
@@ -262,6 +265,57 @@ def test_the_shipped_file_names_each_key_with_its_default(tmp_path: Path) -> Non
     assert list(tomllib.loads(common)) == [key.name for key in KEYS.values()]
     assert set(load(tmp_path, f"[apps.{one_app}").apps) == {"counter"}
     assert set(tomllib.loads(f"[{one_app}")["counter"]) >= {*APP_KEYS, *APP_LIMIT_KEYS}
+
+
+def test_the_schema_is_that_of_the_keys() -> None:
+    how = "python -m htagweb_orchestrator.schema > docs/htagweb.schema.json"
+    assert (ROOT / "docs" / "htagweb.schema.json").read_text() == schema.text(), how
+    shipped = (ROOT / "htagweb.toml").read_text()
+    assert shipped.startswith("#:schema ./docs/htagweb.schema.json\n")
+
+
+def test_an_editor_with_the_schema_takes_the_shipped_file_and_finds_mistakes() -> None:
+    check = fastjsonschema.compile(schema.schema())
+    shipped = (ROOT / "htagweb.toml").read_text()
+    common, _, one_app = re.sub(r"(?m)^# (?=[a-z_]+ = |\[apps)", "", shipped).partition("[apps.")
+    check(tomllib.loads(common))
+    check(tomllib.loads(f"[apps.{one_app}"))
+    check(tomllib.loads('memory = 67108864\nidle_timeout = 90\n[apps.a-1.env]\nA = "b"\n[apps.b]\nsecrets = ["key"]'))
+    for mistake in (
+        'idel_timeout = "1h"', 'idle_timeout = "soon"', "idle_timeout = 0", "cpus = true", 'memory = "lots"',
+        "pids = 1.5", 'dev = "yes"', 'home = "/x"', 'public_url = "ftp://x"', 'accept_weak = ["all"]',
+        "max_per_user = 0", "[apps.Counter]", "[apps.a]\nmessage_size = 1", '[apps.a]\nnetwork = "host"',
+        "[apps.a]\nenv = {A = 1}", '[apps.a]\nsecrets = ["../x"]', '[apps.a]\nentry = "a b"',
+    ):  # fmt: skip
+        found = tomllib.loads(mistake)
+        with pytest.raises(fastjsonschema.JsonSchemaValueException):
+            check(found)
+
+
+@given(st.sampled_from(list(KEYS.items())), st.data())
+def test_what_the_schema_refuses_is_refused_by_us_too(item: tuple[str, Key], data: st.DataObject) -> None:
+    """Else an editor would call wrong what works."""
+    _, key = item
+    known = [
+        key.kind.show(getattr(Settings(), item[0])),
+        "90s",
+        "64m",
+        "group:a",
+        "https://x.example",
+        "/a",
+        True,
+        7,
+        0.5,
+    ]
+    raw = data.draw(st.sampled_from(known) | st.integers(-1, 10**12) | st.floats(0, 1e6) | st.text(max_size=5))
+    try:
+        fastjsonschema.compile(dict(key.kind.schema))(raw)
+    except fastjsonschema.JsonSchemaValueException:
+        wanted = key.kind.schema.get("type")
+        if isinstance(raw, str) and wanted in ("boolean", "integer", "number", "array"):
+            return  # in the environment all is text
+        with pytest.raises(Unexpected):
+            key.kind.read(raw)
 
 
 def test_the_documentation_has_each_key_with_its_default() -> None:

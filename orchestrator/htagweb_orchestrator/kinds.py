@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 MAX_VARIABLES_BYTES = 64 * 1024
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 
 
 class Unexpected(ValueError):
@@ -26,10 +27,14 @@ class Unexpected(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`read` takes a TOML value or an environment variable's text, and raises Unexpected. `show` is its reverse."""
+    """`read` takes a TOML value or an environment variable's text, and raises Unexpected. `show` is its reverse.
+
+    `schema` is what JSON Schema can say of the TOML value, for editors: `read` may want more, never less.
+    """
 
     read: Callable[[object], object]
     show: Callable[[object], str]
+    schema: Mapping[str, object]
 
 
 def duration(at_least: str, at_most: str) -> Kind:
@@ -37,7 +42,9 @@ def duration(at_least: str, at_most: str) -> Kind:
         seconds = _quantity(raw, duration_s, "a duration such as 90s, 15m, 12h")
         return float(_within(seconds, duration_s(at_least), duration_s(at_most), at_least, at_most))
 
-    return Kind(read, lambda value: show_duration(_number(value)))
+    bounds = {"minimum": duration_s(at_least), "maximum": duration_s(at_most)}
+    schema = {"type": ["string", "number"], "pattern": r"^\s*\d+(\.\d+)?\s*[smhdSMHD]?\s*$", **bounds}
+    return Kind(read, lambda value: show_duration(_number(value)), schema)
 
 
 def size(at_least: str, at_most: str) -> Kind:
@@ -45,7 +52,9 @@ def size(at_least: str, at_most: str) -> Kind:
         whole = _quantity(raw, size_bytes, "a size such as 256m, 64k, 1g")
         return int(_within(whole, size_bytes(at_least), size_bytes(at_most), at_least, at_most))
 
-    return Kind(read, lambda value: show_size(int(_number(value))))
+    bounds = {"minimum": size_bytes(at_least), "maximum": size_bytes(at_most)}
+    schema = {"type": ["string", "number"], "pattern": r"^\s*\d+(\.\d+)?\s*[bkmgBKMG]?\s*$", **bounds}
+    return Kind(read, lambda value: show_size(int(_number(value))), schema)
 
 
 def count(at_least: int, at_most: int) -> Kind:
@@ -55,23 +64,27 @@ def count(at_least: int, at_most: int) -> Kind:
             raise Unexpected("expected a whole number")
         return int(whole)
 
-    return Kind(read, str)
+    return Kind(read, str, {"type": "integer", "minimum": at_least, "maximum": at_most})
 
 
 def cores(at_least: float, at_most: float) -> Kind:
     def read(raw: object) -> float:
         return float(_within(_quantity(raw, float, "a number such as 1 or 0.5"), at_least, at_most))
 
-    return Kind(read, lambda value: f"{_number(value):g}")
+    schema = {"type": "number", "minimum": at_least, "maximum": at_most}
+    return Kind(read, lambda value: f"{_number(value):g}", schema)
 
 
-def text(pattern: str = r"[^\x00-\x1f]*", expected: str = "a text on one line") -> Kind:
+ANY_TEXT = r"[^\x00-\x1f]*"
+
+
+def text(pattern: str = ANY_TEXT, expected: str = "a text on one line") -> Kind:
     def read(raw: object) -> str:
         if not isinstance(raw, str) or re.fullmatch(pattern, raw) is None:
             raise Unexpected(f"expected {expected}")
         return raw
 
-    return Kind(read, str)
+    return Kind(read, str, _matching(pattern))
 
 
 def _read_flag(raw: object) -> bool:
@@ -106,7 +119,7 @@ def words(*known: str) -> Kind:
             raise Unexpected(expected)
         return tuple(dict.fromkeys(items))
 
-    return Kind(read, lambda value: "[]" if not value else str(value))
+    return Kind(read, _show_list, _list_of({"enum": list(known)}))
 
 
 def choice(*known: str) -> Kind:
@@ -118,7 +131,7 @@ def choice(*known: str) -> Kind:
             raise Unexpected(expected)
         return str(raw)
 
-    return Kind(read, str)
+    return Kind(read, str, {"enum": list(known)})
 
 
 def _read_access(raw: object) -> Access:
@@ -136,7 +149,7 @@ def names(pattern: str, expected: str) -> Kind:
             raise Unexpected(f"expected {expected}")
         return tuple(dict.fromkeys(raw))
 
-    return Kind(read, lambda value: "[]" if not value else str(value))
+    return Kind(read, _show_list, _list_of(_matching(pattern)))
 
 
 def _read_variables(raw: object) -> dict[str, str]:
@@ -144,7 +157,7 @@ def _read_variables(raw: object) -> dict[str, str]:
     if not isinstance(raw, dict):
         raise Unexpected(expected)
     for name, value in raw.items():
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None or not isinstance(value, str) or "\0" in value:
+        if re.fullmatch(_VARIABLE, name) is None or not isinstance(value, str) or "\0" in value:
             raise Unexpected(f"{expected}; {name} is none")
     if sum(len(name.encode()) + len(value.encode()) for name, value in raw.items()) > MAX_VARIABLES_BYTES:
         raise Unexpected(f"expected at most {show_size(MAX_VARIABLES_BYTES)} in all")
@@ -189,14 +202,35 @@ def _read_directory(raw: object) -> Path:
     return Path(raw)
 
 
-FLAG = Kind(_read_flag, lambda value: str(value).lower())
-NETWORKS = Kind(_read_networks, lambda value: "[]" if not value else str(value))
-PUBLIC_URL = Kind(_read_public_url, str)
-VARIABLES = Kind(_read_variables, lambda value: "{}" if not value else str(value))
-DIRECTORY = Kind(_read_directory, str)
-FILE = Kind(_read_file, str)
-ISSUER = Kind(_read_issuer, str)
-ACCESS = Kind(_read_access, lambda value: access.show(value) if isinstance(value, tuple) else str(value))
+def _show_list(value: object) -> str:
+    return "[]" if not value else str(value)
+
+
+def _matching(pattern: str) -> dict[str, object]:
+    # fullmatch, as JSON Schema says it.
+    return {"type": "string"} if pattern == ANY_TEXT else {"type": "string", "pattern": f"^(?:{pattern})$"}
+
+
+def _list_of(items: Mapping[str, object]) -> dict[str, object]:
+    return {"type": "array", "items": items}
+
+
+FLAG = Kind(_read_flag, lambda value: str(value).lower(), {"type": "boolean"})
+NETWORKS = Kind(_read_networks, _show_list, _list_of({"type": "string"}))
+PUBLIC_URL = Kind(_read_public_url, str, _matching("|https?://[^/@]+/?"))
+VARIABLES = Kind(
+    _read_variables,
+    lambda value: "{}" if not value else str(value),
+    {"type": "object", "propertyNames": {"pattern": f"^{_VARIABLE}$"}, "additionalProperties": {"type": "string"}},
+)
+DIRECTORY = Kind(_read_directory, str, _matching("/.*"))
+FILE = Kind(_read_file, str, _matching("|/.*"))
+ISSUER = Kind(_read_issuer, str, _matching("|https?://[^?@]+"))
+ACCESS = Kind(
+    _read_access,
+    lambda value: access.show(value) if isinstance(value, tuple) else str(value),
+    {"anyOf": [{"enum": ["public", "signed-in"]}, {"type": "string", "pattern": ":"}, _list_of({"type": "string"})]},
+)
 
 
 def _quantity(raw: object, parse: Callable[[str], float], expected: str) -> float:
