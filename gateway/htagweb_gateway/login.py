@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,12 @@ from htagweb_orchestrator.model import Oidc, Welcome, sign_in_id
 from .edge import Edge
 from .forms import FormRefused, read_form
 from .identity import HINT, NAMES, OPERATOR, PROVIDER, find_cookie, set_cookie
+from .oidc_errors import ProviderFailed, SignInFailed
 from .problems import local, login_url, problem
 
 if TYPE_CHECKING:
     from .app import Gateway
-    from .oidc import Memory, Provider
+    from .oidc import Provider
 
 log = logging.getLogger(__name__)
 
@@ -119,24 +121,20 @@ class Login:
 
     # -- by way of a provider ------------------------------------------------------------------------------------
 
-    def _provider_now(self) -> Provider:
-        from .oidc import Provider  # authlib takes a while to import, and most gateways don't need it
-
+    async def _provider_now(self) -> Provider:
         settings = self._gateway.routes.platform.oidc
         if self._provider is None or self._provider[0] != settings:
-            self._provider = settings, Provider(settings)
+            self._provider = settings, await asyncio.to_thread(_provider, settings)
         return self._provider[1]
 
     async def _send_away(self, request: Request, edge: Edge, target: str) -> Response:
-        from .oidc import ProviderFailed
-
         callback = self._address(edge, "/-/login/callback")
         if not callback:
             text = "Signing in leads to another server and back, so this one must know its own address."
             return self._gateway.pages.forbidden(text, "public_url", status=500)
-        memory: Memory = {}
+        memory: dict[str, Any] = {}
         try:
-            place = await self._provider_now().begin(request, callback, memory)
+            place = await (await self._provider_now()).begin(request, callback, memory)
         except ProviderFailed as error:
             return self._provider_failed(error, target)
         answer = RedirectResponse(place, 303, headers=_NO_STORE)
@@ -146,8 +144,6 @@ class Login:
 
     async def _returned(self, request: Request, edge: Edge, visitors: SessionVerbs) -> Response:
         """Back from the provider. The cookie proves that this browser is the one that was sent there."""
-        from .oidc import ProviderFailed, SignInFailed
-
         gateway = self._gateway
         cookie = find_cookie(request.scope["headers"], PROVIDER[edge.scheme])
         found = gateway.identity.unseal("provider", cookie, max_age_s=AWAY_S)
@@ -160,7 +156,7 @@ class Login:
             self._used.popitem(last=False)
         target = local(str(found["next"]))
         try:
-            known = await self._provider_now().finish(request, found["memory"])
+            known = await (await self._provider_now()).finish(request, found["memory"])
             welcome = await visitors.admit(known.person, "oidc", **self._asking(request, edge))
         except ProviderFailed as error:
             return self._provider_failed(error, target)
@@ -217,12 +213,17 @@ class Login:
 
     async def _sign_out_there(self, headers: Any, edge: Edge) -> Response | None:
         """A page that leads on to the provider. A redirect would be one of a form, which our policy keeps here."""
-        from .oidc import ProviderFailed
-
         hint = find_cookie(headers, HINT[edge.scheme])
         try:
-            place = await self._provider_now().logout_url(hint, self._address(edge, "/"))
+            place = await (await self._provider_now()).logout_url(hint, self._address(edge, "/"))
         except ProviderFailed as error:
             log.warning("signed out here, and not at the provider: %s", error)
             return self._gateway.pages.signed_out(told=True, elsewhere="?")
         return self._gateway.pages.signed_out(told=True, elsewhere=place) if place else None
+
+
+def _provider(settings: Oidc) -> Provider:
+    """In a thread, and only where it is needed: authlib and the machine's certificates take a while to load."""
+    from .oidc import Provider
+
+    return Provider(settings)

@@ -16,6 +16,8 @@ from starlette.requests import Request
 
 from htagweb_orchestrator.model import Oidc, Person, UserId
 
+from .oidc_errors import ProviderFailed, SignInFailed
+
 PATIENCE_S = 10.0  # for each answer of the provider
 SKEW_S = 120  # that its clock and ours may differ by
 FRESH_S = 3600.0  # how long its description is good for
@@ -26,14 +28,6 @@ Memory = dict[str, Any]
 """What a browser brings back from the provider unseen: state, nonce, the verifier of PKCE. JSON."""
 
 
-class ProviderFailed(Exception):
-    """It doesn't answer, or makes no sense. The text is for the log."""
-
-
-class SignInFailed(Exception):
-    """It answered, and nobody is signed in by that. The text is for the log."""
-
-
 class Known(NamedTuple):
     person: Person
     id_token: str
@@ -42,6 +36,8 @@ class Known(NamedTuple):
 class Provider:
     def __init__(self, settings: Oidc) -> None:
         self._settings = settings
+        # authlib makes a client for each of its steps, and reading the machine's certificates takes a while.
+        self._trusted = httpx2.create_ssl_context()
         self._app = self._new_app()
 
     def _new_app(self) -> StarletteOAuth2App:
@@ -56,6 +52,7 @@ class Provider:
                 "scope": settings.scopes,
                 "code_challenge_method": "S256",
                 "timeout": PATIENCE_S,
+                "verify": self._trusted,
                 **({} if settings.client_secret else {"token_endpoint_auth_method": "none"}),
             },
         )

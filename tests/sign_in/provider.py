@@ -38,6 +38,8 @@ class Provider:
         self.person: Claims = {"sub": "ann", "name": "Ann", "email": "ann@example.org", "groups": ["staff"]}
         self.change: Callable[[Claims], Claims] = lambda claims: claims  # of the ID token, before it is signed
         self.sign: Callable[[Claims], str] = self.signed
+        self.describe: Callable[[Claims], object] = lambda described: described
+        self.more: Claims = {}  # what its userinfo says, if it has one
         self.down = False
         self.asked: list[str] = []  # paths
         self.logouts: list[dict[str, str]] = []
@@ -49,6 +51,7 @@ class Provider:
                 Route("/authorize", self._authorize),
                 Route("/token", self._token, methods=["POST"]),
                 Route("/keys", self._keys),
+                Route("/userinfo", self._userinfo),
                 Route("/logout", self._logout),
             ]
         )
@@ -69,17 +72,17 @@ class Provider:
         return jwt.encode({"alg": "ES256", "kid": self._key.kid}, claims, key)
 
     async def _discovery(self, request: Request) -> Response:
-        return JSONResponse(
-            {
-                "issuer": self.issuer,
-                "authorization_endpoint": f"{self.issuer}/authorize",
-                "token_endpoint": f"{self.issuer}/token",
-                "jwks_uri": f"{self.issuer}/keys",
-                "end_session_endpoint": f"{self.issuer}/logout",
-                "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"],
-                "code_challenge_methods_supported": ["S256"],
-            }
-        )
+        described = {
+            "issuer": self.issuer,
+            "authorization_endpoint": f"{self.issuer}/authorize",
+            "token_endpoint": f"{self.issuer}/token",
+            "jwks_uri": f"{self.issuer}/keys",
+            "end_session_endpoint": f"{self.issuer}/logout",
+            "id_token_signing_alg_values_supported": ["ES256", "HS256", "none"],
+            "code_challenge_methods_supported": ["S256"],
+            "userinfo_endpoint": f"{self.issuer}/userinfo",
+        }
+        return JSONResponse(self.describe(described))
 
     async def _authorize(self, request: Request) -> Response:
         asked = dict(request.query_params)
@@ -108,6 +111,11 @@ class Provider:
 
     async def _keys(self, request: Request) -> Response:
         return JSONResponse(KeySet([self._key]).as_dict(private=False))
+
+    async def _userinfo(self, request: Request) -> Response:
+        if request.headers.get("authorization") != "Bearer opaque":
+            return PlainTextResponse("whose?", 401)
+        return JSONResponse(self.more or self.person)
 
     async def _logout(self, request: Request) -> Response:
         asked = dict(request.query_params)
