@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote, urlencode
 
 import httpx
 
@@ -74,6 +75,44 @@ class Admin:
     def doctor(self) -> list[Row]:
         """Takes seconds: sandboxes are started for it."""
         return self._rows(self._call("POST", "/v1/doctor"))
+
+    # -- people --------------------------------------------------------------------------------------------------
+
+    def users(self) -> list[Row]:
+        """Accounts, and whoever else is signed in."""
+        return self._rows(self._call("GET", "/v1/users"))
+
+    def add_user(self, account: Row) -> None:
+        self._call("POST", "/v1/users", account)
+
+    def change_user(self, name: str, change: Row) -> None:
+        self._call("PATCH", f"/v1/users/{quote(name, safe='')}", change)
+
+    def remove_user(self, name: str) -> None:
+        self._call("DELETE", f"/v1/users/{quote(name, safe='')}")
+
+    def sign_out(self, name: str) -> None:
+        self._call("POST", f"/v1/users/{quote(name, safe='')}/sign-out")
+
+    def tokens(self) -> list[Row]:
+        return self._rows(self._call("GET", "/v1/tokens"))
+
+    def create_token(self, label: str, life_s: float | None) -> Row:
+        """With the secret as `token`, this once."""
+        return dict(self._json(self._call("POST", "/v1/tokens", {"label": label, "life_s": life_s})))
+
+    def revoke_token(self, prefix: str) -> None:
+        self._call("DELETE", f"/v1/tokens/{quote(prefix, safe='')}")
+
+    def link(self) -> str:
+        """The path of a one-time sign-in link."""
+        return str(self._json(self._call("POST", "/v1/link"))["path"])
+
+    def audit(self, *, who: str, event: str, within_s: float | None, most: int) -> list[Row]:
+        asked = {"who": who, "event": event, "most": str(most)}
+        if within_s is not None:
+            asked["within_s"] = str(within_s)
+        return self._rows(self._call("GET", f"/v1/audit?{urlencode(asked)}"))
 
     def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
         self._probe()

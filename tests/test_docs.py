@@ -69,15 +69,23 @@ def test_commands_exist(page: Path) -> None:
         assert not verb or verb in verbs, verb
     for verb, options in re.findall(r"(?:`|orchestrator )htagweb ([a-z]+)((?: [^`\n|]*)?)", text):
         assert verb in verbs, verb
-        for option in re.findall(r"--[a-z]+", options):
+        for option in re.findall(r"--[a-z-]+", options):
             assert option in verbs[verb] | {"--help"}, f"{verb} {option}"
 
 
 def verbs_of_the_command() -> dict[str, set[str]]:
-    """Each verb's options."""
+    """Each verb's options, those of the verbs below it included."""
     group = typer.main.get_command(command)
     commands = getattr(group, "commands", {})
-    return {name: {option for each in verb.params for option in each.opts} for name, verb in commands.items()}
+    return {
+        name: {
+            option
+            for each in (verb, *getattr(verb, "commands", {}).values())
+            for param in each.params
+            for option in param.opts
+        }
+        for name, verb in commands.items()
+    }
 
 
 def test_nobody_is_sent_to_the_package_of_that_name_on_the_index() -> None:

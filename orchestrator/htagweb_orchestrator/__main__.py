@@ -10,8 +10,12 @@ import signal
 import sqlite3
 import sys
 
-from . import accounts, composition, sign_ins
+from . import accounts as account_store
+from . import composition
+from . import sign_ins as sign_in_store
+from . import tokens as token_store
 from .accounts import Accounts
+from .audit import Audit
 from .catalogue import Catalogue
 from .clock import boottime_s
 from .configuration import ConfigError
@@ -21,15 +25,20 @@ from .logs import configure
 from .operators import Operators
 from .output import OutputFiles
 from .passwords import Failures, Passwords
+from .people import People
+from .people_routes import Audited, people_routes
 from .rundir import RunDirectory
 from .service import gateway_api, listen, operator_api, server
 from .session_routes import session_routes
 from .sessions import Sessions
 from .settings import Settings
 from .sign_ins import SignIns
+from .tokens import Tokens
 from .visitors import Visitors
 
 log = logging.getLogger("htagweb_orchestrator")
+
+SCHEMA = ";".join((account_store.SCHEMA, sign_in_store.SCHEMA, token_store.SCHEMA))
 
 
 async def serve(settings: Settings) -> None:
@@ -42,10 +51,11 @@ async def serve(settings: Settings) -> None:
     catalogue = Catalogue(settings)
     sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
     output = OutputFiles(state / "output")
-    people = Database(state / "accounts.sqlite", f"{accounts.SCHEMA};{sign_ins.SCHEMA}", durable=True)
-    signed_in = SignIns(people, life_s=settings.sign_in_life_s)
-    await signed_in.load()
-    passwords = Passwords()
+    database = Database(state / "accounts.sqlite", SCHEMA, durable=True)
+    accounts, passwords, tokens, audit = Accounts(database), Passwords(), Tokens(database), Audit(state)
+    sign_ins = SignIns(database, life_s=settings.sign_in_life_s)
+    await sign_ins.load()
+    await tokens.load()
     control = ControlPlane(
         engine=engine,
         catalogue=catalogue,
@@ -54,24 +64,30 @@ async def serve(settings: Settings) -> None:
         sessions=sessions,
         output=output,
         prover=engine,
-        sign_ins=signed_in,
+        sign_ins=sign_ins,
+        audit=audit,
     )
     visitors = Visitors(
         auth=settings.auth,
         take=settings.on_sign_in == "take",
         control=control,
-        accounts=Accounts(people),
-        sign_ins=signed_in,
+        accounts=accounts,
+        sign_ins=sign_ins,
         passwords=passwords,
         failures=Failures(now=boottime_s),
+        tokens=tokens,
+        audit=audit,
+    )
+    people = People(
+        control=control, accounts=accounts, sign_ins=sign_ins, passwords=passwords, tokens=tokens, audit=audit
     )
     operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     own_uid = os.getuid()
-    operators_app = operator_api(operators)
-    gateway_app = gateway_api(control, session_routes(visitors, signed_in, operators_app))
+    operators_app = Audited(operator_api(operators, people_routes(people)), people)
+    gateway_app = gateway_api(control, session_routes(visitors, operators_app))
     services = [
         (server(operators_app, allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
         (
@@ -80,6 +96,9 @@ async def serve(settings: Settings) -> None:
         ),
     ]
     await control.open()
+    if (path := await people.first_link(settings.auth)) is not None:
+        link = f"{settings.public_url}{path}"
+        log.warning("no operator yet: this link signs one in, once, within an hour", extra={"link": link})
     running = []
     for each, socket in services:
         each.config.load()
@@ -96,7 +115,8 @@ async def serve(settings: Settings) -> None:
             each.should_exit = True
         await asyncio.gather(*running, return_exceptions=True)
         passwords.close()
-        people.close()
+        await audit.close()
+        database.close()
         sessions.close()
 
 

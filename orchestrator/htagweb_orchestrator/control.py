@@ -19,6 +19,7 @@ from typing import Any
 from . import reaper
 from .access import allows
 from .admission import Admission
+from .audit import Audit, Event
 from .catalogue import Catalogue, PublishedApp
 from .census import Census
 from .clock import boot_id, boottime_s
@@ -48,6 +49,7 @@ from .model import (
     Person,
     Route,
     RouteChanged,
+    RouteGone,
     SandboxId,
     Seen,
     Snapshot,
@@ -95,6 +97,7 @@ class ControlPlane:
         admission: Admission | None = None,
         prover: Prover | None = None,
         sign_ins: SignIns | None = None,
+        audit: Audit | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in."""
@@ -104,6 +107,7 @@ class ControlPlane:
         self._run = run
         self._sessions = sessions
         self._sign_ins = sign_ins or SignIns(None, life_s=0.0)  # without: everybody is anonymous
+        self._audit = audit
         self._output = output
         self._admission = admission or Admission(max_per_user=settings.max_per_user)
         self._now = now
@@ -138,7 +142,14 @@ class ControlPlane:
             now=now,
         )
         self._endings = Endings(
-            engine=engine, run=run, registry=self._registry, uids=self._uids, hub=self._hub, route=self._route, now=now
+            engine=engine,
+            run=run,
+            registry=self._registry,
+            uids=self._uids,
+            hub=self._hub,
+            route=self._route,
+            note=self._note,
+            now=now,
         )
         self._pulse = Pulse(registry=self._registry, endings=self._endings)
         self._census = Census(
@@ -282,6 +293,13 @@ class ControlPlane:
     async def lease(
         self, user: UserId, app: AppName, *, query: str = "", wait_s: float = 0.0, client: str = ""
     ) -> Route:
+        try:
+            return await self._lease(user, app, query, wait_s, client)
+        except OrchestratorError as error:
+            self._note(Event.REFUSED, user, app=app, why=error.reason, client=client, at_most_every_s=60.0)
+            raise
+
+    async def _lease(self, user: UserId, app: AppName, query: str, wait_s: float, client: str) -> Route:
         if not allows(self._settings.access_of(app), self._sign_ins.person(user)):
             raise AppNotFound(f"There is no app {app} here.", app=app)
         sandbox = self._registry.live((user, app))
@@ -400,6 +418,7 @@ class ControlPlane:
                 self._step(sandbox, Step.READY)
                 if sandbox.link is None or sandbox.link.closed:  # it hung up with its last word
                     self._spawn(self._relink(sandbox, RELINK_S), f"relink {sandbox.error_id}")
+                self._note(Event.STARTED, sandbox.lease.user, app=sandbox.lease.app, sandbox=sandbox.id)
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
 
     def _replaced(self, sandbox: Sandbox) -> Sandbox:
@@ -664,8 +683,55 @@ class ControlPlane:
     ) -> None:
         await self._patch_session(user, changed, deleted)
 
-    async def hand_over(self, visitor: UserId, person: Person, *, take: bool) -> None:
-        """An anonymous visitor has signed in: what he had is the person's now, or is left to its end."""
+    async def forget_session(self, user: UserId) -> None:
+        await self._sessions.forget(user)
+
+    async def hand_over(self, visitor: UserId, person: Person) -> None:
+        """What this anonymous visitor has becomes the person's, save what the person has of his own already. Raises
+        sqlite3.Error."""
+        followed = []
+        for sandbox in self._registry.of_user(visitor):
+            if sandbox.state is State.READY and self._may_have(person, sandbox.lease.app):
+                self._registry.retire(sandbox)
+                sandbox.lease = sandbox.lease.replace(user=person.id)
+                self._registry.add(sandbox)
+                self._save(sandbox)
+                # In this order gateways close what is open under the old name, and his page comes back under the new.
+                self._hub.publish(RouteGone(user=visitor, app=sandbox.lease.app))
+                self._publish(sandbox)
+                followed.append(sandbox)
+            else:
+                self._endings.end(sandbox, Ending.VISITOR, "its visitor has signed in")
+        # No await before this: what the sandboxes store from now on comes after it, into the person's record.
+        had, has = await self._sessions.hand_over(visitor, person.id)
+        lost = [key for key in had if key not in has]
+        if had != has:
+            for sandbox in followed:
+                if sandbox.link is not None and not sandbox.link.closed:
+                    await self._tell(sandbox.link, has, lost)
+
+    def _may_have(self, person: Person, app: AppName) -> bool:
+        return (
+            allows(self._settings.access_of(app), person)
+            and self._registry.live((person.id, app)) is None
+            and len(self._registry.of_user(person.id)) < self._settings.max_per_user
+        )
+
+    async def introduce(self, person: Person) -> None:
+        """Tell this person's sandboxes who he is, now that he has signed in."""
+        for sandbox in self._registry.of_user(person.id):
+            if sandbox.link is not None and not sandbox.link.closed:
+                self._spawn(self._tell_profile(sandbox.link, person), f"profile {sandbox.error_id}")
+
+    async def _tell_profile(self, link: HarnessLink, person: Person) -> None:
+        try:
+            await link.profile(person)
+        except Exception as error:  # a broken link is noticed elsewhere
+            log.debug("profile not delivered: %s", error)
+
+    def _note(self, event: Event, who: str, *, at_most_every_s: float = 0.0, **facts: object) -> None:
+        if self._audit is not None:
+            self._audit.add(event, who, at_most_every_s=at_most_every_s, **facts)
 
     def _profile(self, user: UserId) -> Person | None:
         return self._sign_ins.person(user)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from .audit import Event
 from .engines.base import Died, Engine
 from .errors import OrchestratorError
 from .harness import HarnessLink
@@ -31,6 +32,7 @@ class Endings:
         uids: UidAllocator,
         hub: Hub,
         route: Callable[[Sandbox], Route],
+        note: Callable[..., None],
         now: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -39,6 +41,7 @@ class Endings:
         self._uids = uids
         self._hub = hub
         self._route = route
+        self._note = note
         self._now = now
         self._disposals: dict[Sandbox, asyncio.Task[None]] = {}
         self._kept: dict[Key, tuple[Route, float]] = {}  # in the order of their ends
@@ -63,6 +66,15 @@ class Endings:
         facts: dict[str, object] = {"sandbox": sandbox.id, "app": sandbox.described, "user": sandbox.lease.user}
         facts |= {"ending": ending, "detail": detail, "age_s": round(self._now() - sandbox.lease.created_s, 1)}
         log.info("sandbox ended", extra=facts)
+        if sandbox.lease.user:
+            self._note(
+                Event.ENDED,
+                sandbox.lease.user,
+                app=sandbox.lease.app,
+                sandbox=sandbox.id,
+                ending=ending.value,
+                detail=detail,
+            )
         task = asyncio.create_task(self._dispose(sandbox, polite), name=f"end {sandbox.error_id}")
         self._disposals[sandbox] = task
         task.add_done_callback(lambda _: self._disposals.pop(sandbox, None))

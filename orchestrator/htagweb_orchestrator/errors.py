@@ -12,6 +12,9 @@ OrchestratorError
 ├── EngineUnavailable      503 engine          the engine does not answer, or refuses
 ├── IsolationBroken        503 isolation       the engine did not keep a promise that isolation needs
 ├── Draining               503 draining
+├── BadRequest             400 bad-request     an operator's mistake; the sentence says which
+├── NotThere               404 not-found
+├── Taken                  409 taken           there is one of that name already
 ├── SignInRefused          401 sign-in         wrong name or password, or a sign-in that is not offered here
 ├── SignInLimited          429 sign-in-limit   too many failures; `retry_after_s`
 ├── NotAnOperator          401 unauthorized    an operators' call without a good token
@@ -93,6 +96,18 @@ class IsolationBroken(OrchestratorError):
 
 class Draining(OrchestratorError):
     status, reason = 503, "draining"
+
+
+class BadRequest(OrchestratorError):
+    status, reason = 400, "bad-request"
+
+
+class NotThere(OrchestratorError):
+    status, reason = 404, "not-found"
+
+
+class Taken(OrchestratorError):
+    status, reason = 409, "taken"
 
 
 class SignInRefused(OrchestratorError):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .address import dial
-from .model import Address, SandboxId, Struct, TcpAddress
+from .model import Address, Person, SandboxId, Struct, TcpAddress
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +182,10 @@ class HarnessLink:
             self._writer.transport.abort()
             raise HarnessFailed("the sandbox does not read what it is told")
         await self._send({"type": "session", "set": dict(changed), "del": list(deleted)})
+
+    async def profile(self, person: Person) -> None:
+        """Who its user is now; for an anonymous visitor who has signed in."""
+        await self._send({"type": "profile", "profile": msgspec.to_builtins(person)})
 
     async def ping(self) -> None:
         """Returns once the app's event loop has answered. Raises HarnessFailed when the connection ends."""

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 from starlette.routing import Route as HttpRoute
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .control import ControlPlane
@@ -141,7 +142,7 @@ async def _beating(control: ControlPlane, gateway: str) -> AsyncGenerator[bytes,
         await changes.aclose()
 
 
-def operator_api(operators: Operators) -> Starlette:
+def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Starlette:
     """What the `htagweb` command asks for; docs/operators.md lists the fields."""
 
     async def sandboxes(request: Request) -> Response:
@@ -159,6 +160,7 @@ def operator_api(operators: Operators) -> Starlette:
 
     async def reap(request: Request) -> Response:
         asked = await read_body(request, ReapRequest)
+        request.state.about = " ".join(each[:12] for each in asked.ids)
         return json_answer(await operators.reap(asked.ids, Ending(asked.ending)))
 
     async def apps(request: Request) -> Response:
@@ -187,6 +189,7 @@ def operator_api(operators: Operators) -> Starlette:
             HttpRoute("/v1/warnings", warnings),
             HttpRoute("/v1/doctor", doctor, methods=["POST"]),
             HttpRoute("/v1/readyz", readyz),
+            *people,
         ]
     )
 
@@ -212,7 +215,7 @@ def listen(path: Path, *, mode: int, gid: int | None = None) -> socket.socket:
     return listener
 
 
-def server(app: Starlette, *, allowed_uids: set[int]) -> uvicorn.Server:
+def server(app: ASGIApp, *, allowed_uids: set[int]) -> uvicorn.Server:
     """A uvicorn server that hangs up on peers of other uids."""
 
     class PeerChecked(HttpToolsProtocol):

@@ -11,9 +11,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.routing import Route as HttpRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .errors import NotAnOperator
 from .model import AppName, Person, Struct, UserId
-from .sign_ins import SignIns
 from .visitors import Visitors
 from .wire import json_answer, read_body
 
@@ -57,7 +55,7 @@ class SignOutRequest(Struct, frozen=True):
     everywhere: bool = False
 
 
-def session_routes(visitors: Visitors, sign_ins: SignIns, operators: ASGIApp) -> list[BaseRoute]:
+def session_routes(visitors: Visitors, operators: ASGIApp) -> list[BaseRoute]:
     """`operators` is the operators' API, which answers here whoever shows an operator's token."""
 
     async def get(request: Request) -> Response:
@@ -95,10 +93,12 @@ def session_routes(visitors: Visitors, sign_ins: SignIns, operators: ASGIApp) ->
         return Response(status_code=204)
 
     async def operate(scope: Scope, receive: Receive, send: Send) -> None:
-        scheme, _, token = Request(scope).headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or sign_ins.operator(token.strip()) is None:
-            raise NotAnOperator("This needs an operator's token: sign in as one, or make one by: htagweb token create")
-        await operators(scope, receive, send)
+        headers = Request(scope).headers
+        client = headers.get("x-htagweb-client", "")
+        operator = await visitors.operator(headers.get("authorization", "").removeprefix("Bearer "), client)
+        # A copy without the token: nothing behind this needs it.
+        kept = [(key, value) for key, value in scope["headers"] if key != b"authorization"]
+        await operators({**scope, "headers": kept, "operator": operator, "operator_client": client}, receive, send)
 
     posted = {"get": get, "patch": patch, "sign-in": sign_in, "admit": admit, "redeem": redeem, "sign-out": sign_out}
     return [

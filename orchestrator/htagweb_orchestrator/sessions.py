@@ -49,6 +49,14 @@ class Sessions:
         """Apply all of it or nothing. Raises SessionTooLarge, or sqlite3.Error when the store can't be written."""
         await self._run(lambda: self._patch(user, changed, deleted))
 
+    async def hand_over(self, visitor: UserId, person: UserId) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Make the visitor's record the person's, who keeps his own if he has one; the visitor's is gone in any case.
+        Returns what the visitor had, and what the person has now."""
+        return await self._run(lambda: self._hand_over(visitor, person))
+
+    async def forget(self, user: UserId) -> None:
+        await self._run(lambda: self._db.execute("DELETE FROM session WHERE user = ?", (user,)))
+
     async def prune(self) -> int:
         """Forget records that nobody touched for `life_s`; returns how many."""
         return await self._run(
@@ -66,6 +74,20 @@ class Sessions:
         row = self._db.execute("SELECT data FROM session WHERE user = ?", (user,)).fetchone()
         found: dict[str, Any] = json.loads(row[0]) if row else {}
         return found
+
+    def _hand_over(self, visitor: UserId, person: UserId) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            had, own = self._read(visitor), self._read(person)
+            if not own:
+                self._db.execute("DELETE FROM session WHERE user = ?", (person,))
+                self._db.execute("UPDATE session SET user = ? WHERE user = ?", (person, visitor))
+            self._db.execute("DELETE FROM session WHERE user = ?", (visitor,))
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        return had, own or had
 
     def _patch(self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
         self._db.execute("BEGIN IMMEDIATE")

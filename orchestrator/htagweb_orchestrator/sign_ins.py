@@ -15,6 +15,7 @@ from .database import Database
 from .model import Change, Person, SignedIn, SignedOut, SignIn, Struct, UserId, Welcome, sign_in_id
 
 ADMIN = "admin"  # the group whose members are operators
+OPERATOR = "operator"  # the id of whoever came by a one-time link; no account may have it
 MOST_PER_PERSON = 50  # browsers that one person is signed in with; one more ends the oldest
 
 SCHEMA = """

@@ -9,16 +9,19 @@ from typing import Any
 
 from .accounts import Accounts
 from .admission import network
+from .audit import Audit, Event
 from .control import ControlPlane
-from .errors import SessionStoreFailed, SignInRefused
+from .errors import NotAnOperator, SessionStoreFailed, SignInLimited, SignInRefused
 from .model import AppName, Person, UserId, Welcome, sign_in_id
 from .passwords import Failures, Passwords
-from .sign_ins import SignIns
+from .sign_ins import ADMIN, OPERATOR, SignIns
+from .tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 ANONYMOUS = "anon-"  # what the ids of anonymous visitors begin with, and no person's does
 MOST_ID = 256
+_LINK = "a link"  # no account can be called that
 _WRONG = "The name or the password is wrong."
 _NOT_HERE = "This server doesn't let people sign in that way."
 _STORE = "The server can't reach its records just now. Try again in a moment."
@@ -35,6 +38,8 @@ class Visitors:
         sign_ins: SignIns,
         passwords: Passwords,
         failures: Failures,
+        tokens: Tokens,
+        audit: Audit,
     ) -> None:
         """`take`: what an anonymous visitor had becomes the person's when he signs in."""
         self._auth = auth
@@ -44,6 +49,8 @@ class Visitors:
         self._sign_ins = sign_ins
         self._passwords = passwords
         self._failures = failures
+        self._tokens = tokens
+        self._audit = audit
 
     async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
         return await self._control.session(user, app)
@@ -60,12 +67,12 @@ class Visitors:
             raise SignInRefused(_NOT_HERE)
         name = name.strip().lower()[:MOST_ID]
         address = network(client)
-        self._failures.attempt(name, address)
+        self._attempt(name, address)
         try:
             account = await self._accounts.get(name)
             fits = await self._passwords.verify(account.hash if account else None, password)
             if account is None or account.disabled or not fits:
-                log.info("sign-in refused", extra={"person": name if account else "", "client": client})
+                self._refused(name if account else "", "disabled" if account and fits else "wrong", client)
                 raise SignInRefused(_WRONG)
             self._failures.forgive(name, address)
             if self._passwords.outdated(account.hash):
@@ -74,7 +81,7 @@ class Visitors:
             now = await self._accounts.get(name)
             if now is None or now.disabled:
                 raise SignInRefused(_WRONG)
-            return await self._welcome(now.person, "password", sid, visitor)
+            return await self._welcome(now.person, "password", client, sid, visitor)
         except sqlite3.Error as error:
             raise _store_failed(error) from error
 
@@ -84,15 +91,40 @@ class Visitors:
         if method not in ("oidc", "header") or method != self._auth:
             raise SignInRefused(_NOT_HERE)
         ident = person.id
-        if not ident or len(ident) > MOST_ID or not ident.isprintable() or ident.startswith(ANONYMOUS):
+        if (
+            not ident
+            or len(ident) > MOST_ID
+            or not ident.isprintable()
+            or ident.startswith(ANONYMOUS)
+            or ident == OPERATOR
+        ):
             raise SignInRefused("The name under which you signed in can't be used here.")
         try:
-            return await self._welcome(person, method, sid, visitor)
+            return await self._welcome(person, method, client, sid, visitor)
         except sqlite3.Error as error:
             raise _store_failed(error) from error
 
     async def redeem(self, token: str, *, client: str = "", sid: str = "", visitor: UserId | None = None) -> Welcome:
-        raise SignInRefused("This link is no longer good. The orchestrator's log has a new one after a restart.")
+        address = network(client)
+        self._attempt(_LINK, address)
+        try:
+            if not await self._tokens.redeem(token):
+                self._refused(_LINK, "bad link", client)
+                raise SignInRefused("This link is no longer good. A new one is made by: htagweb token link")
+            self._failures.forgive(_LINK, address)
+            operator = Person(id=UserId(OPERATOR), name="Operator", groups=(ADMIN,))
+            return await self._welcome(operator, "link", client, sid, visitor)
+        except sqlite3.Error as error:
+            raise _store_failed(error) from error
+
+    async def operator(self, secret: str, client: str = "") -> str:
+        """The name of the operator whose token this is. Raises NotAnOperator."""
+        if (person := self._sign_ins.operator(secret)) is not None:
+            return person.id
+        if (token := await self._tokens.check(secret)) is not None:
+            return f"token:{token.label}"
+        self._audit.add(Event.OPERATION_REFUSED, "", client=client, at_most_every_s=10.0)
+        raise NotAnOperator("This needs an operator's token: sign in as one, or make one by: htagweb token create")
 
     async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
         found = self._sign_ins.of_secret(sid)
@@ -105,16 +137,27 @@ class Visitors:
                 await self._sign_ins.end([found.id])
         except sqlite3.Error as error:
             raise _store_failed(error) from error
-        log.info("signed out", extra={"person": found.person.id, "everywhere": everywhere})
+        self._audit.add(Event.SIGNED_OUT, found.person.id, everywhere=everywhere or None)
 
-    async def _welcome(self, person: Person, method: str, sid: str, visitor: UserId | None) -> Welcome:
+    def _attempt(self, name: str, address: str) -> None:
+        try:
+            self._failures.attempt(name, address)
+        except SignInLimited as error:
+            self._audit.add(Event.SIGN_IN_REFUSED, "", why=error.reason, client=address, at_most_every_s=60.0)
+            raise
+
+    def _refused(self, who: str, why: str, client: str) -> None:
+        self._audit.add(Event.SIGN_IN_REFUSED, who, why=why, client=client)
+
+    async def _welcome(self, person: Person, method: str, client: str, sid: str, visitor: UserId | None) -> Welcome:
         """The new sign-in, with the old one dead, and with what the anonymous visitor had if he may keep it."""
         welcome = await self._sign_ins.begin(person, method)
         if sid:
             await self._sign_ins.end([sign_in_id(sid)])
-        if visitor is not None and visitor.startswith(ANONYMOUS):
-            await self._control.hand_over(visitor, person, take=self._take)
-        log.info("signed in", extra={"person": person.id, "method": method})
+        if self._take and visitor is not None and visitor.startswith(ANONYMOUS):
+            await self._control.hand_over(visitor, person)
+        await self._control.introduce(person)
+        self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)
         return welcome
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from .errors import OrchestratorError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -26,9 +30,12 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
     async def misunderstood(request: Request, error: Exception) -> Response:
         return problem_answer(400, "bad-request", str(error))
 
-    return Starlette(
-        routes=routes, exception_handlers={OrchestratorError: refused, msgspec.MsgspecError: misunderstood}
-    )
+    async def not_stored(request: Request, error: Exception) -> Response:
+        log.error("the store can't be used: %s", error)
+        return problem_answer(503, "store", f"The orchestrator's store can't be used: {error}. Nothing was changed.")
+
+    handlers = {OrchestratorError: refused, msgspec.MsgspecError: misunderstood, sqlite3.Error: not_stored}
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 async def read_body(request: Request, kind: type[T]) -> T:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import argon2
+from starlette.applications import Starlette
 
-from htagweb_orchestrator import accounts, sign_ins
+from htagweb_orchestrator.__main__ import SCHEMA
 from htagweb_orchestrator.accounts import Accounts
 from htagweb_orchestrator.admission import GIB, Admission
+from htagweb_orchestrator.audit import Audit
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.clock import boot_id, boottime_s
 from htagweb_orchestrator.control import ControlPlane
@@ -39,11 +41,16 @@ from htagweb_orchestrator.model import (
 from htagweb_orchestrator.operators import Operators
 from htagweb_orchestrator.output import OutputFiles
 from htagweb_orchestrator.passwords import Failures, Passwords
+from htagweb_orchestrator.people import People
+from htagweb_orchestrator.people_routes import Audited, people_routes
 from htagweb_orchestrator.registry import Lease
 from htagweb_orchestrator.rundir import RunDirectory
+from htagweb_orchestrator.service import gateway_api, operator_api
+from htagweb_orchestrator.session_routes import session_routes
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.sign_ins import SignIns
+from htagweb_orchestrator.tokens import Tokens
 from htagweb_orchestrator.visitors import Visitors
 from tests.orchestrator.engine import FakeEngine, Machine
 from tests.orchestrator.harness import Harness
@@ -134,6 +141,9 @@ class Plane(ControlPlane):
     sign_ins: SignIns
     accounts: Accounts
     visitors: Visitors
+    tokens: Tokens
+    people: People
+    audit: Audit
     rounds = 0  # of the reaper
 
     async def _tick(self) -> None:
@@ -179,6 +189,7 @@ class Stage:
         self.passwords = Passwords(argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
         self._stores: list[Sessions] = []
         self._databases: list[Database] = []
+        self._audits: list[Audit] = []
         for folder in ("apps", "run", "state"):
             (root / folder).mkdir()
         for name in APPS:
@@ -213,8 +224,10 @@ class Stage:
             starts_per_minute=starts_per_minute,
             memory=lambda: (64 * GIB, self.free_bytes),
         )
-        people = Database(self.root / "state" / "accounts.sqlite", f"{accounts.SCHEMA};{sign_ins.SCHEMA}")
+        people = Database(self.root / "state" / "accounts.sqlite", SCHEMA)
         self._databases.append(people)
+        audit = Audit(self.root / "state", wall_s=self.clock)
+        self._audits.append(audit)
         signed_in = SignIns(people, life_s=settings.sign_in_life_s, wall_s=self.clock)
         plane = Plane(
             engine=engine,
@@ -225,11 +238,22 @@ class Stage:
             output=output,
             admission=admission,
             sign_ins=signed_in,
+            audit=audit,
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine
         plane.operators = Operators(control=plane, engine=engine, catalogue=catalogue, output=output, now=self.clock)
-        plane.sign_ins, plane.accounts = signed_in, Accounts(people)
+        plane.sign_ins, plane.accounts, plane.audit = signed_in, Accounts(people), audit
+        plane.tokens = Tokens(people, wall_s=self.clock)
+        plane.people = People(
+            control=plane,
+            accounts=plane.accounts,
+            sign_ins=signed_in,
+            passwords=self.passwords,
+            tokens=plane.tokens,
+            audit=audit,
+            wall_s=self.clock,
+        )
         plane.visitors = Visitors(
             auth=settings.auth,
             take=settings.on_sign_in == "take",
@@ -238,6 +262,8 @@ class Stage:
             sign_ins=signed_in,
             passwords=self.passwords,
             failures=Failures(now=self.clock),
+            tokens=plane.tokens,
+            audit=audit,
         )
         self.planes.append(plane)
         return plane
@@ -245,6 +271,7 @@ class Stage:
     async def open(self, **values: Any) -> Plane:
         plane = self.plane(**values)
         await plane.sign_ins.load()
+        await plane.tokens.load()
         await plane.open()
         return plane
 
@@ -259,6 +286,22 @@ class Stage:
         store = Sessions(self.root / "state" / "sessions.sqlite", size=settings.session_size_bytes)
         self._stores.append(store)
         return store
+
+    @staticmethod
+    def operator_app(plane: Plane) -> Audited:
+        return Audited(operator_api(plane.operators, people_routes(plane.people)), plane.people)
+
+    @classmethod
+    def gateway_app(cls, plane: Plane) -> Starlette:
+        return gateway_api(plane, session_routes(plane.visitors, cls.operator_app(plane)))
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """For as long as this lasts, another process holds a store's lock."""
+        with closing(sqlite3.connect(self.root / "state" / name, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+            other.execute("ROLLBACK")
 
     @contextmanager
     def broken_store(self) -> Iterator[None]:
@@ -324,6 +367,8 @@ class Stage:
         await eventually(lambda: not any(harness.tasks for harness in self.machine.harnesses))
         for store in self._stores:
             store.close()
+        for audit in self._audits:
+            await audit.close()
         for database in self._databases:
             database.close()
         self.passwords.close()

@@ -14,14 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
 from htagweb_orchestrator import service, wire
 from htagweb_orchestrator.errors import AppNotFound, OrchestratorUnavailable, UserLimitReached
 from htagweb_orchestrator.hub import QUEUE
 from htagweb_orchestrator.model import AppName, Ending, RouteChanged, SandboxId, Seen, Snapshot, State, Step
-from htagweb_orchestrator.session_routes import session_routes
 from tests.orchestrator.stage import ALICE, BOB, HELLO, Plane, Stage, eventually
 
 STRANGER = 12345
@@ -43,7 +42,7 @@ with socket.socket(socket.AF_UNIX) as peer:
 
 
 @asynccontextmanager
-async def served(app: Starlette, path: Path, *uids: int) -> AsyncIterator[None]:
+async def served(app: ASGIApp, path: Path, *uids: int) -> AsyncIterator[None]:
     running = service.server(app, allowed_uids={0, *uids})
     running.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(running.serve(sockets=[service.listen(path, mode=0o666)]))
@@ -66,8 +65,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def client(plane: Plane, folder: Path) -> AsyncIterator[OrchestratorClient]:
-    session = session_routes(plane.visitors, plane.sign_ins, service.operator_api(plane.operators))
-    async with served(service.gateway_api(plane, session), folder / "orch.sock"):
+    async with served(Stage.gateway_app(plane), folder / "orch.sock"):
         client = OrchestratorClient(str(folder / "orch.sock"))
         yield client
         await client.close()
@@ -82,7 +80,7 @@ async def raw(client: OrchestratorClient, folder: Path) -> AsyncIterator[httpx.A
 
 @pytest.fixture
 async def admin(plane: Plane, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(service.operator_api(plane.operators), folder / "admin.sock"), speaking(folder) as http:
+    async with served(Stage.operator_app(plane), folder / "admin.sock"), speaking(folder) as http:
         yield http
 
 
@@ -275,7 +273,7 @@ async def test_a_prefix_names_one_sandbox_or_is_refused(stage: Stage, folder: Pa
     for sandbox in (first, second):
         stage.machine.harness(sandbox).say(type="output", text=f"it is {sandbox}")
         await eventually(lambda: plane.operators.logs(sandbox)[sandbox])  # noqa: B023
-    async with served(service.operator_api(plane.operators), folder / "admin.sock"), speaking(folder) as admin:
+    async with served(Stage.operator_app(plane), folder / "admin.sock"), speaking(folder) as admin:
         assert (await admin.get(f"/v1/sandboxes/{first}")).json()["id"] == first
         assert (await admin.get(f"/v1/logs/{second}")).text == f"it is {second}"
         for verb in ("sandboxes", "logs"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
-from htagweb_orchestrator import service
 from htagweb_orchestrator.accounts import Account
 from htagweb_orchestrator.errors import (
     AppNotFound,
@@ -19,7 +18,6 @@ from htagweb_orchestrator.errors import (
 )
 from htagweb_orchestrator.model import Person, Snapshot, State, UserId, sign_in_id
 from htagweb_orchestrator.passwords import OF_NAME
-from htagweb_orchestrator.session_routes import session_routes
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.stage import CLOCK, HELLO, Plane, Stage, eventually
 from tests.orchestrator.test_service import folder, served  # noqa: F401  (a fixture)
@@ -40,8 +38,7 @@ async def plane(stage: Stage) -> Plane:
 
 @pytest.fixture
 async def client(plane: Plane, folder: Path) -> AsyncIterator[OrchestratorClient]:  # noqa: F811
-    session = session_routes(plane.visitors, plane.sign_ins, service.operator_api(plane.operators))
-    async with served(service.gateway_api(plane, session), folder / "orch.sock"):
+    async with served(Stage.gateway_app(plane), folder / "orch.sock"):
         client = OrchestratorClient(str(folder / "orch.sock"))
         yield client
         await client.close()

@@ -34,8 +34,6 @@ from htagweb_gateway.protocol import FrontWebSocket
 from htagweb_orchestrator import service
 from htagweb_orchestrator.accounts import Account
 from htagweb_orchestrator.model import AppName, UserId
-from htagweb_orchestrator.service import gateway_api, operator_api
-from htagweb_orchestrator.session_routes import session_routes
 from htagweb_orchestrator.settings import AppSettings
 from tests.attacks.visitor import Visitor
 from tests.gateway.scripted import Response as Answer
@@ -190,9 +188,7 @@ class Stage:
 
     async def orchestrator_comes(self) -> None:
         """Its socket answers."""
-        plane = self.plane
-        api = gateway_api(plane, session_routes(plane.visitors, plane.sign_ins, operator_api(plane.operators)))
-        self._orchestrator = service.server(api, allowed_uids={os.getuid()})
+        self._orchestrator = service.server(Machine.gateway_app(self.plane), allowed_uids={os.getuid()})
         self._orchestrator.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         listener = service.listen(self._socket, mode=0o600)
         self._serving = asyncio.create_task(self._orchestrator.serve(sockets=[listener]))
