@@ -76,6 +76,7 @@ SCAN_S = 1.0  # how often apps/ is compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
+RESERVED = "htagweb."  # what keys of the session begin with that are never stored: the platform puts them in
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 MEASURE_S, MEASURED = 30.0, 16  # how often sandboxes' memory is measured, and of how many: some engines are slow at it
 MAKE_ROOM_EVERY_S, MAKE_ROOM_IDLE_S = 2.0, 60.0  # between two ends for lack of memory; nobody busier than that is ended
@@ -637,6 +638,8 @@ class ControlPlane:
         self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str], *, but: Sandbox | None = None
     ) -> None:
         """Store it, and tell this user's other sandboxes."""
+        if any(key.startswith(RESERVED) for key in (*changed, *deleted)):
+            raise SessionRefused(f"keys that begin with {RESERVED} are the platform's; the old value was kept")
         try:
             await self._sessions.patch(user, changed, deleted)
         except (ValueError, RecursionError) as error:

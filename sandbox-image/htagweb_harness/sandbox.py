@@ -121,10 +121,18 @@ class Sandbox:
         elif kind == "session" and self._session is not None:
             session, changed, deleted = self._session, dict(message.get("set", {})), list(message.get("del", []))
             self._in_loop(lambda: session.changed_elsewhere(changed, deleted))
+        elif kind == "profile" and self._session is not None:
+            session, profile = self._session, message.get("profile")
+            self._in_loop(lambda: self._introduce(session, profile))
         elif kind == "session.ack" and self._session is not None:
             session, seq, error = self._session, int(message["seq"]), message.get("error")
             self._in_loop(lambda: session.acknowledged(seq, error))
         return 0
+
+    def _introduce(self, session: Session, profile: dict[str, Any] | None) -> None:
+        """The visitor has signed in meanwhile."""
+        self._platform.profile = profile
+        session.introduce(profile)
 
     def file(self, data: bytes) -> None:
         delivery = self._delivery
@@ -243,8 +251,8 @@ class Sandbox:
         began = time.monotonic()
         session = self._session
         assert session is not None
-        session.begin(dict(message.get("session") or {}))
         self._platform.profile = message.get("profile")
+        session.begin(dict(message.get("session") or {}), self._platform.profile)
         failures = Failures(self._app_dir, prints=self._generation == 1)
         try:
             query, prefix = str(message.get("query", "")), str(message.get("prefix", ""))

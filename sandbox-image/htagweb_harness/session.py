@@ -19,11 +19,34 @@ MAX_UNANSWERED = 32  # the orchestrator takes 64
 MAX_FRAME_BYTES = 200 * 1024  # of a session frame: below the protocol's 256 KiB with room for its own keys
 
 
+USER = "htagweb.user"  # the key under which an app finds who uses it; the platform's, never stored
+
+
+class SessionData(dict[str, Any]):
+    """The dict that an app sees. Who goes round what is refused here changes his own copy until the next look."""
+
+    def __missing__(self, key: str) -> None:
+        if key == USER:
+            return  # an anonymous visitor
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == USER:
+            raise TypeError(f"session[{USER!r}] says who is signed in: an app can't change it")
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if key == USER:
+            raise TypeError(f"session[{USER!r}] says who is signed in: an app can't remove it")
+        super().__delitem__(key)
+
+
 class Session:
     """`send` queues a frame; `connected` says whether somebody would take it."""
 
     def __init__(self, *, size: int, send: Callable[[dict[str, Any]], None], connected: Callable[[], bool]) -> None:
-        self.data: dict[str, Any] = {}
+        self.data = SessionData()
+        self._user: str | None = None  # JSON of who is signed in
         self.idle = asyncio.Event()  # no interaction is under way
         self.idle.set()
         self._size = min(size, MAX_FRAME_BYTES)
@@ -38,9 +61,27 @@ class Session:
         self._interactions = 0
         self._foreign: list[tuple[dict[str, Any], list[str]]] = []
 
-    def begin(self, data: dict[str, Any]) -> None:
-        """What the orchestrator has on record."""
+    def begin(self, data: dict[str, Any], profile: dict[str, Any] | None) -> None:
+        """What the orchestrator has on record, and who the user is."""
         self._apply(data, [])
+        self.introduce(profile)
+
+    def introduce(self, profile: dict[str, Any] | None) -> None:
+        """Who the user is, None for an anonymous visitor."""
+        self._user = None if profile is None else json.dumps(profile)
+        self._keep_user()
+
+    def _keep_user(self) -> None:
+        """Undo what an app did to it by `update`, `pop`, `clear`, or inside."""
+        found = dict.get(self.data, USER)
+        try:
+            as_it_was = USER in self.data and json.dumps(found) == self._user
+        except (TypeError, ValueError, RecursionError):
+            as_it_was = False
+        if self._user is None:
+            dict.pop(self.data, USER, None)
+        elif not as_it_was:
+            dict.__setitem__(self.data, USER, json.loads(self._user))
 
     @contextmanager
     def interaction(self) -> Iterator[None]:
@@ -73,6 +114,7 @@ class Session:
 
     def flush(self) -> None:
         """Send what differs from the snapshot. While nobody listens the difference simply remains."""
+        self._keep_user()
         if not self.data and not self._snapshot:
             return
         if not self._connected() or len(self._unanswered) >= MAX_UNANSWERED:
@@ -140,16 +182,20 @@ class Session:
 
     def _apply(self, changed: dict[str, Any], deleted: list[str]) -> None:
         for key, value in changed.items():
-            self.data[key] = value
-            self._snapshot[key] = json.dumps(value)
+            if key != USER:
+                self.data[key] = value
+                self._snapshot[key] = json.dumps(value)
         for key in deleted:
-            self.data.pop(key, None)
-            self._snapshot.pop(key, None)
+            if key != USER:
+                self.data.pop(key, None)
+                self._snapshot.pop(key, None)
 
     def _encoded(self) -> dict[str, str]:
         """Each key's JSON. What is not JSON is put back at once: it could never be stored."""
         texts = {}
         for key, value in list(self.data.items()):
+            if key == USER:
+                continue
             try:
                 if not isinstance(key, str):
                     raise TypeError(f"the key {key!r} is no text")

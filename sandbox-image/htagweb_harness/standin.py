@@ -6,6 +6,7 @@ works unchanged: here `run` only notes which class to serve. The harness serves 
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import ModuleType
 from typing import Any
@@ -64,8 +65,8 @@ class Platform:
         self._busy = busy
 
     def user(self) -> dict[str, Any] | None:
-        """Who uses this app: None for an anonymous visitor."""
-        return self.profile
+        """Who uses this app: `id`, `name`, `email`, `groups`; None for an anonymous visitor. Yours to keep."""
+        return copy.deepcopy(self.profile)
 
     def busy(self, label: str, up_to: str | float = "10m") -> Work:
         """For `with` or `async with`: work that takes long (up to "90s", "10m", "1h", …), so that the sandbox isn't

@@ -136,8 +136,11 @@ class Harness:
         assert answer["type"] == expect, answer
         return answer
 
-    async def claim(self, *, query: str = "", session: Frame | None = None, expect: str = "ready") -> Frame:
-        self.link.send({"type": "claim", "session": session or {}, "query": query, "prefix": "/toy", "profile": None})
+    async def claim(
+        self, *, query: str = "", session: Frame | None = None, profile: Frame | None = None, expect: str = "ready"
+    ) -> Frame:
+        claim = {"type": "claim", "session": session or {}, "query": query, "prefix": "/toy", "profile": profile}
+        self.link.send(claim)
         answer = await self.link.frame("ready", "failed", stage="claim")
         assert answer["type"] == expect, (answer, self.link.output)
         return answer

@@ -30,6 +30,7 @@ class Harness:
         self.heard: list[Frame] = []
         self.files: dict[str, bytes] = {}
         self.session: Frame = {}
+        self.profile: Frame | None = None
         self.connections = 0
         self.reading = asyncio.Event()  # cleared: it leaves what was sent to it in the socket
         self.reading.set()
@@ -189,12 +190,14 @@ class Harness:
                 self.stage, self.version = "loaded", frame["version"]
                 await self.on_load(frame)
             case "claim":
-                self.stage, self.session = "claimed", frame["session"]
+                self.stage, self.session, self.profile = "claimed", frame["session"], frame["profile"]
                 await self.on_claim(frame)
             case "session":
                 self.session.update(frame["set"])
                 for key in frame["del"]:
                     self.session.pop(key, None)
+            case "profile":
+                self.profile = frame["profile"]
             case "session.ack":
                 self._answers[frame["seq"]].set_result(frame["error"])
             case "ping":
