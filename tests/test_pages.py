@@ -21,6 +21,15 @@ EVIL = '"><script>alert(1)</script>'
 COUNTER = AppCard(name=AppName("counter"), title="Counter", description="Counts clicks.", generation=1)
 CLOCK = AppCard(name=AppName("clock"), title="Clock", generation=2)
 ANN = Person(id=UserId(EVIL), name=EVIL, email=EVIL, groups=("admin",))
+ROW = {
+    "id": "c0ffee", "app": EVIL, "user": EVIL, "state": "ready", "why": EVIL, "age_s": 61.0, "idle_s": 1.0, "left_s": 2,
+    "memory_bytes": 18_000_000, "outdated": True,
+}  # fmt: skip
+USER = {
+    "name": EVIL, "full_name": EVIL, "email": EVIL, "groups": [EVIL], "state": "enabled", "signed_in": 2,
+    "last_refused_ago_s": 4.0,
+}  # fmt: skip
+ENTRY = {"at": "2030-01-01T00:00:00Z", "event": "signed-in", "who": EVIL, "method": EVIL}
 BROKEN = AppCard(name=AppName("oops"), title="Oops", problem="apps/oops.py:3: '(' was never closed")
 
 
@@ -55,6 +64,9 @@ def every_page(pages: Pages) -> list[Response]:
         pages.catalogue([], platform=Platform(), sign_in="/-/login?next=%2F"),
         pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30"),
         pages.link(EVIL, "/evil/" + EVIL),
+        pages.admin([ROW], [{"name": EVIL, "title": EVIL, "version": "", "problem": EVIL}], [USER], [ENTRY], most=5),
+        pages.logs(EVIL, EVIL),
+        pages.logs("c0ffee", ""),
         pages.sign_in_failed(EVIL, target="/evil/" + EVIL, status=503),
         pages.signed_out(told=False),
         pages.signed_out(told=True, elsewhere="?"),

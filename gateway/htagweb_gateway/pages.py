@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
@@ -44,6 +45,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["duration"] = duration
+        self._templates.filters["mebibytes"] = lambda size: f"{size / 1024**2:.1f} MB"
         self._assets = {file.name: _asset(file) for file in sorted((_HERE / "static").iterdir())}
 
     def asset(self, name: str, if_none_match: str = "") -> Response | None:
@@ -166,6 +168,21 @@ class Pages:
     def link(self, token: str, target: str) -> Response:
         """An operator's one-time link was opened; a click uses it."""
         return self._page("link.html", 200, {"X-Htagweb": "sign-in"}, token=token, target=local(target))
+
+    def admin(
+        self,
+        sandboxes: Sequence[Mapping[str, Any]],
+        apps: Sequence[Mapping[str, Any]],
+        users: Sequence[Mapping[str, Any]],
+        entries: Sequence[Mapping[str, Any]],
+        *,
+        most: int,
+    ) -> Response:
+        """The operators' page, of rows that docs/operators.md describes. `most` of each kind are shown."""
+        return self._page("admin.html", 200, sandboxes=sandboxes, apps=apps, users=users, entries=entries, most=most)
+
+    def logs(self, ident: str, text: str) -> Response:
+        return self._page("logs.html", 200, ident=ident, text=text)
 
     def sign_in_failed(self, text: str, *, target: str, status: int) -> Response:
         headers = {"X-Htagweb": "sign-in", **({"Retry-After": "10"} if status == 503 else {})}

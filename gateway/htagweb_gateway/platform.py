@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppName, Ending, Route, State
 
-from . import front
+from . import admin, front
+from .admin import OperatorSite
 from .edge import Edge
 from .endings import ending_words, line_words
 from .forms import FormRefused, read_form
@@ -37,6 +38,7 @@ class PlatformSite:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._login = Login(gateway)
+        self._operators = OperatorSite(gateway)
 
     async def __call__(self, scope: Any, receive: Any, send: Any, edge: Edge) -> None:
         request = Request(scope, receive)
@@ -51,6 +53,8 @@ class PlatformSite:
         method = request.method
         if path in LOGIN_PATHS:
             return await self._login.answer(request, edge, path)
+        if path == admin.PAGE or path.startswith(admin.API):
+            return await self._operators.answer(request, edge, path)
         if method in ("GET", "HEAD"):
             match path:
                 case "/":

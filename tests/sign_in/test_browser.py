@@ -88,3 +88,20 @@ async def test_the_password_is_typed_into_a_form_that_password_managers_know(con
     assert await page.get_by_label("Name").get_attribute("autocomplete") == "username"
     assert await page.get_by_label("Password").get_attribute("autocomplete") == "current-password"
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_an_operator_ends_a_sandbox_on_the_page(context: BrowserContext, stage: Stage, shots: Path) -> None:
+    for name in ("ann", "bob"):
+        await (await stage.person(name)).follow("/clock/")
+    page = await context.new_page()
+    await page.goto("/-/admin")
+    await sign_in(page, "root")
+    await page.screenshot(path=shots / "admin.png", full_page=True)
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.get_by_label("End clock of ann").click()
+    await page.get_by_role("button", name="End it now").locator("visible=true").click()
+    await expect(page.get_by_text("1 with a visitor")).to_be_visible()
+    assert [sandbox.lease.user for sandbox in stage.plane.sandboxes()] == ["bob"]
+    await page.set_viewport_size({"width": 1100, "height": 800})
+    await page.emulate_media(color_scheme="light")
+    await page.screenshot(path=shots / "admin-wide.png")

@@ -198,3 +198,20 @@ async def test_a_form_that_is_too_long_is_refused(stage: Stage) -> None:
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
 async def test_other_methods_are_refused(stage: Stage, method: str) -> None:
     assert (await stage.visitor().request(method, "/-/login")).status == 405
+
+
+@pytest.mark.parametrize("on_sign_in", ["take", "leave"])
+async def test_what_an_anonymous_visitor_runs_follows_him_or_is_left(closed_stage: Stage, on_sign_in: str) -> None:
+    stage = closed_stage
+    await stage.open(on_sign_in=on_sign_in)
+    ann = stage.visitor()
+    await ann.follow("/hello/")
+    (before,) = stage.plane.sandboxes()
+    kept = ann.cookie
+    await ann.sign_in()
+    assert (await ann.follow("/hello/")).status == 200
+    mine = [sandbox.id for sandbox in stage.plane.sandboxes() if sandbox.lease.user == "ann"]
+    assert (mine == [before.id]) == (on_sign_in == "take")
+    # Whoever kept the old cookie has nothing of what is Ann's now.
+    old = await stage.visitor().get("/hello/", Cookie=kept)
+    assert (old.status == 200) == (on_sign_in == "leave")
