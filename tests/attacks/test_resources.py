@@ -212,11 +212,13 @@ async def test_24_who_spins_gets_his_share_and_no_more(closed_stage: Stage) -> N
                         pass
             """)
     ids = [stage.sandbox(attacker).id for attacker in spinning]
-    before, began = await stage.engine.stats(ids), time.monotonic()
-    while time.monotonic() < began + 2:
+    began = time.monotonic()
+    before = await stage.engine.stats(ids)
+    while time.monotonic() < began + 3:
         await _served(other)
         await asyncio.sleep(0.05)
-    after, passed_s = await stage.engine.stats(ids), time.monotonic() - began
+    after = await stage.engine.stats(ids)
+    passed_s = time.monotonic() - began  # both looks included, which take an engine its time: never less than was used
     for sandbox in ids:
         assert (after[sandbox].cpu_s - before[sandbox].cpu_s) / passed_s < 0.5 * 1.3
 

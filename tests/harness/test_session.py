@@ -134,7 +134,8 @@ async def test_without_an_orchestrator_nothing_waits_and_the_difference_is_sent_
         await page.click("put")
     newer = await first.connect()
     await newer.hello()
-    assert (await newer.frame("session"))["set"] == {"n": 3}
+    # The first click may have come before the harness noticed: then it is sent once more, before the difference.
+    await newer.frame("session", set={"n": 3})
 
 
 async def test_what_was_not_acknowledged_is_sent_again_to_the_next_orchestrator(first: Harness) -> None:
