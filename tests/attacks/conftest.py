@@ -13,8 +13,13 @@ from tests.engines.conftest import SOCKET
 
 
 @pytest.fixture(scope="session")
-def client() -> Iterator[docker.APIClient]:
-    client = docker.APIClient(base_url=f"unix://{SOCKET}", version="auto")
+def engine_address() -> str:
+    return f"unix://{SOCKET}"
+
+
+@pytest.fixture(scope="session")
+def client(engine_address: str) -> Iterator[docker.APIClient]:
+    client = docker.APIClient(base_url=engine_address, version="auto")
     yield client
     client.close()
 
@@ -37,11 +42,11 @@ def _with_one_defence_off(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-async def closed_stage(client: docker.APIClient, tmp_path: Path) -> AsyncIterator[Stage]:
+async def closed_stage(client: docker.APIClient, engine_address: str, tmp_path: Path) -> AsyncIterator[Stage]:
     """Everything is there, and nothing serves yet."""
     if os.geteuid() != 0:
         pytest.skip("does what the orchestrator does, which takes root")
-    stage = Stage(tmp_path, client)
+    stage = Stage(tmp_path, client, engine_address)
     try:
         yield stage
     finally:
