@@ -214,8 +214,9 @@ def test_a_runtime_and_a_network_may_be_one_apps_own(tmp_path: Path) -> None:
 
 
 def test_an_app_says_how_it_talks(tmp_path: Path) -> None:
-    settings = load(tmp_path, "[apps.a]\nhttp_only = true")
+    settings = load(tmp_path, "[apps.a]\nhttp_only = true\n[apps.b]\nparano = true")
     assert (settings.app("a").http_only, settings.app("b").http_only) == (True, False)
+    assert (settings.app("a").parano, settings.app("b").parano) == (False, True)
     (problem,) = problems(tmp_path, '[apps.a]\nhttp_only = "perhaps"')
     assert problem.startswith("htagweb.toml:2: apps.a.http_only: expected true or false")
 

@@ -34,6 +34,7 @@ class PublishedApp(Struct, frozen=True):
     image: str
     limits: AppLimits
     http_only: bool = False
+    parano: bool = False
     env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()  # names, never contents
     warm_min: int | None = None  # None: as for all apps
@@ -165,6 +166,7 @@ class Catalogue:
             image=self._settings.sandbox_image,
             limits=self._settings.limits(app.name),
             http_only=said.http_only,
+            parano=said.parano,
             env=said.env,
             secrets=said.secrets,
             warm_min=said.warm_min,

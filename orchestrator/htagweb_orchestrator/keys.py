@@ -82,6 +82,9 @@ APP_KEYS = {
     "access": Key("access", ACCESS, "who may open it"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
     "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),
+    "parano": Key(
+        "parano", FLAG, "encrypt between its pages and its sandboxes, so that nothing between can read along"
+    ),
     "max_per_user": Key("max_per_user", count(1, 1000), "it opens while its visitor has fewer sandboxes, of all apps"),
     "warm_min": Key(
         "warm_min", count(0, 100), "sandboxes that wait for its visitors, whether it was opened before or not"

@@ -45,6 +45,7 @@ class AppSettings(Struct, frozen=True):
     access: Access | None = None  # None: as for all apps
     max_sandboxes: int = 0
     http_only: bool = False
+    parano: bool = False
     env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()  # names, never contents
     max_per_user: int | None = None  # None, here and below: as for all apps

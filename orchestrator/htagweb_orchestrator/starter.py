@@ -175,6 +175,7 @@ class Starter:
             "busy_max_s": app.limits.busy_max_s,
             "session_size": self._session_size,
             "http_only": app.http_only,
+            "parano": app.parano,
         }
         async with self._timed(sandbox, "load"):
             await link.load(load, files)

@@ -130,6 +130,7 @@ class Harness:
         message = {
             "type": "load", "app": "toy", "version": "v1", "entry": entry, "files": listed, "env": {}, "dev": False,
             "interaction_timeout_s": 60, "session_size": 65536, "http_only": False,
+            "parano": False,
         }  # fmt: skip
         self.link.send({**message, **fields}, *contents)
         answer = await self.link.frame("ready", "failed", stage="load")

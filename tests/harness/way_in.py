@@ -18,7 +18,8 @@ class WayIn:
     """`to` is where requests below /toy/ go, one connection each. With `websockets` off, handshakes are refused.
 
     While it is `deaf` nothing more of what the browser sends comes through, while it is `mute` nothing of the answers.
-    `status` is what the platform says of the app, where that isn't that it runs.
+    `status` is what the platform says of the app, where that isn't that it runs. `wire` is all that was said to the app
+    and by it, as one who listens here reads it: what browsers mask is unmasked.
     """
 
     def __init__(self, to: Harness) -> None:
@@ -27,6 +28,7 @@ class WayIn:
         self.deaf = self.mute = False
         self.status: dict[str, object] = {}
         self.handshakes = 0
+        self.wire = bytearray()
         self.port = 0
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -83,20 +85,49 @@ class WayIn:
         if not upgrade:
             kept = [field for field in fields.split(b"\r\n") if not field.lower().startswith(b"connection:")]
             fields = b"connection: close\r\n" + b"\r\n".join(kept)
+        self.wire += head
+        up, down = _Unmasked(self.wire) if upgrade else self.wire.extend, self.wire.extend
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self.to.run / "app.sock"))
         try:
             inner_writer.write(b" ".join((method, target.removeprefix(PREFIX), version)) + b"\r\n" + fields)
             async with asyncio.TaskGroup() as pumps:
-                upwards = pumps.create_task(_pump(reader, inner_writer, lambda: self.deaf))
-                await pumps.create_task(_pump(inner_reader, writer, lambda: self.mute))
+                upwards = pumps.create_task(_pump(reader, inner_writer, up, lambda: self.deaf))
+                await pumps.create_task(_pump(inner_reader, writer, down, lambda: self.mute))
                 upwards.cancel()
         finally:
             inner_writer.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, broken: Callable[[], bool]) -> None:
+class _Unmasked:
+    """Takes what a browser sends over a WebSocket, in pieces; adds the frames' contents to `wire`. RFC 6455 5.2."""
+
+    def __init__(self, wire: bytearray) -> None:
+        self._wire = wire
+        self._rest = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        self._rest += data
+        while len(self._rest) >= 2:
+            size, more = self._rest[1] & 0x7F, {126: 2, 127: 8}.get(self._rest[1] & 0x7F, 0)
+            begin = 2 + more + 4
+            if more:
+                size = int.from_bytes(self._rest[2 : 2 + more], "big")
+            if len(self._rest) < begin + size:
+                return
+            mask = self._rest[begin - 4 : begin]
+            self._wire += bytes(byte ^ mask[i % 4] for i, byte in enumerate(self._rest[begin : begin + size]))
+            del self._rest[: begin + size]
+
+
+async def _pump(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    note: Callable[[bytes], None],
+    broken: Callable[[], bool],
+) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
+            note(data)
             if not broken():
                 writer.write(data)
                 await writer.drain()

@@ -41,10 +41,10 @@ async def test_a_sandbox_gets_its_app_and_its_visitors_query(stage: Stage, plane
 
 
 async def test_a_sandbox_is_told_how_its_app_talks(stage: Stage) -> None:
-    stage.apps["hello"] = AppSettings(http_only=True)
+    stage.apps["hello"] = AppSettings(http_only=True, parano=True)
     plane = await stage.open()
     told = [stage.harness(await plane.until_ready(ALICE, app)).heard_of("load") for app in (HELLO, CLOCK)]
-    assert [load["http_only"] for load in told] == [True, False]
+    assert [(load["http_only"], load["parano"]) for load in told] == [(True, True), (False, False)]
 
 
 async def test_nothing_of_the_app_is_sent_before_the_directory_is_sealed(stage: Stage, plane: Plane) -> None:
