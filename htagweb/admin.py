@@ -65,6 +65,16 @@ class Admin:
     def apps(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/apps"))
 
+    def build_log(self, app: str) -> str:
+        return self._call("GET", f"/v1/apps/{app}/log").text
+
+    def build(self, app: str) -> None:
+        """Returns at once. Status 404: no such app; 409: nothing is built for it."""
+        self._call("POST", f"/v1/apps/{app}/build")
+
+    def prune(self, *, yes: bool) -> list[Row]:
+        return self._rows(self._call("POST", "/v1/prune", {"yes": yes}))
+
     def pool(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/pool"))
 

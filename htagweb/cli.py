@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from . import packages
 from .admin import Row
 from .checking import check
 from .console import FAILED, MISUSED, NOTHING, AsJson, duration, fail, orchestrator, print_json, say
@@ -155,9 +156,9 @@ def apps(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        columns = ("name", "title", "generation", "version", "sandboxes", "problem")
+        columns = ("name", "title", "generation", "version", "sandboxes", "state", "problem")
         print_table(
-            ["APP", "TITLE", "HTAG", "VERSION", "SANDBOXES", "PROBLEM"],
+            ["APP", "TITLE", "HTAG", "VERSION", "SANDBOXES", "STATE", "PROBLEM"],
             [[show(key, row.get(key, "")) for key in columns] for row in rows],
         )
         for row in rows:
@@ -165,6 +166,10 @@ def apps(context: typer.Context, as_json: AsJson = False) -> None:
                 say(f"{row.get('name')}: {warning}")
     else:
         say("No app is published.")
+
+
+for verb, does in (("log", packages.log), ("build", packages.build), ("prune", packages.prune)):
+    apps_app.command(verb)(does)
 
 
 @apps_app.command("check")

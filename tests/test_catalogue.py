@@ -393,7 +393,6 @@ def test_the_operator_chooses_an_asgi_application_beside_an_htag_class() -> None
         ("from htag import Tag\nclass App(Tag.div):\n  def x(self): self.bind.y(); self.call_js('z')", 1),
         ("# /// script\n# dependencies = ['htag>=2']\n# ///\n" + HELLO, 2),
         ("# /// script\n# dependencies = [\n#   'htag<2',\n# ]\n# ///\n" + HELLO_2, 1),
-        ("# /// script\n# dependencies = 3\n# ///\n" + HELLO_2, 2),
     ],
 )
 def test_the_generation_is_read_from_the_source(source: str, expected: int) -> None:

@@ -64,6 +64,8 @@ class Orchestrator:
         self.refusal: Response | None = None
         self.stubborn: set[str] = set()
         self.apps: list[dict[str, Any]] = []
+        self.built: list[str] = []
+        self.images: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self.checks: list[dict[str, Any]] = []
         self.logs = "Traceback\n\x1b[2Jboom"
@@ -77,10 +79,24 @@ class Orchestrator:
             Route("/v1/logs/{prefix}", self._one),
             Route("/v1/reap", self._reap, methods=["POST"]),
             Route("/v1/apps", lambda request: JSONResponse(self.apps)),
+            Route("/v1/apps/{name}/log", lambda request: PlainTextResponse(self.logs)),
+            Route("/v1/apps/{name}/build", self._build, methods=["POST"]),
+            Route("/v1/prune", self._prune, methods=["POST"]),
             Route("/v1/warnings", lambda request: JSONResponse(self.warnings)),
             Route("/v1/doctor", lambda request: JSONResponse(self.checks), methods=["POST"]),
         ]
         return Starlette(routes=routes)
+
+    def _build(self, request: Request) -> Response:
+        if self.refusal:
+            return self.refusal
+        self.built.append(request.path_params["name"])
+        return Response(status_code=204)
+
+    async def _prune(self, request: Request) -> Response:
+        really = (await request.json())["yes"]
+        rows = [row | {"removed": really and row["image"] not in self.stubborn} for row in self.images]
+        return JSONResponse(rows)
 
     def _one(self, request: Request) -> Response:
         prefix = request.path_params["prefix"]
@@ -342,6 +358,38 @@ def test_apps_shows_problems_and_warnings(orchestrator: Orchestrator) -> None:
     assert "todo.py, line 3: invalid syntax" in result.stdout
     assert (result.exit_code, result.stderr) == (0, "todo: old\n")
     assert json.loads(run("apps", "--json", admin_dir=orchestrator.admin_dir).stdout) == [good, bad]
+
+
+def test_apps_log_shows_what_was_said_when_packages_were_installed(orchestrator: Orchestrator) -> None:
+    orchestrator.logs = "ERROR: No matching distribution\n"
+    assert run("apps", "log", "todo", admin_dir=orchestrator.admin_dir).stdout == orchestrator.logs
+    orchestrator.logs = ""
+    result = run("apps", "log", "todo", admin_dir=orchestrator.admin_dir)
+    assert (result.exit_code, result.stderr) == (3, "Nothing was installed for this app.\n")
+    assert run("apps", "log", "../x", admin_dir=orchestrator.admin_dir).exit_code == 2
+
+
+def test_apps_build_asks_for_another_try(orchestrator: Orchestrator) -> None:
+    assert run("apps", "build", "todo", admin_dir=orchestrator.admin_dir).exit_code == 0
+    assert orchestrator.built == ["todo"]
+    orchestrator.refusal = JSONResponse({"title": "Nothing is installed for this app."}, 409)
+    result = run("apps", "build", "todo", admin_dir=orchestrator.admin_dir)
+    assert (result.exit_code, result.stderr) == (2, "Nothing is installed for this app.\n")
+
+
+def test_apps_prune_says_how_much_and_removes_only_with_yes(orchestrator: Orchestrator) -> None:
+    made = {"created": "2026-01-01T00:00:00Z", "size_bytes": 3 * 1024**2}
+    orchestrator.images = [made | {"image": "htagweb-app:1"}, made | {"image": "htagweb-app:2"}]
+    shown = run("apps", "prune", admin_dir=orchestrator.admin_dir)
+    assert (shown.exit_code, shown.stderr) == (0, "2 images with 6m would be removed. Add --yes to remove them.\n")
+    assert [line.split()[-2:] for line in shown.stdout.splitlines()[1:]] == [["3m", "no"], ["3m", "no"]]
+    assert run("apps", "prune", "--yes", admin_dir=orchestrator.admin_dir).exit_code == 0
+    orchestrator.stubborn = {"htagweb-app:2"}
+    failed = run("apps", "prune", "--yes", "--json", admin_dir=orchestrator.admin_dir)
+    assert [row["removed"] for row in json.loads(failed.stdout)] == [True, False]
+    assert failed.exit_code == 1
+    orchestrator.images = []
+    assert run("apps", "prune", admin_dir=orchestrator.admin_dir).exit_code == 3
 
 
 @pytest.fixture

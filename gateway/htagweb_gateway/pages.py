@@ -151,6 +151,7 @@ class Pages:
             error_id=error.facts.get("error_id", ""),
             details=[error.facts[key] for key in ("detail", "traceback") if dev and error.facts.get(key)],
             target=local(target),
+            refresh_s=retry_s if error.reason == "preparing" else None,  # it may take minutes, and nobody is in a line
             again=retry_s is not None or error.reason == "failed",
         )
 
@@ -241,6 +242,7 @@ class Pages:
 _REFUSALS = {
     "unknown-app": "There is no such app",
     "broken-app": "This app is out of order",
+    "preparing": "This app is being prepared",
     "full": "Every place is taken",
     "rate-limit": "That was a lot at once",
     "failed": "This app could not start",

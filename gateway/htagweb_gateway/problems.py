@@ -13,7 +13,15 @@ from htagweb_orchestrator.model import AppName, Route, State
 from .endings import ending_words
 
 # Where waiting helps, and about how long (seconds). What isn't here needs a person.
-RETRY_AFTER_S = {"full": 5, "rate-limit": 10, "start-timeout": 5, "engine": 5, "draining": 10, "orchestrator": 2}
+RETRY_AFTER_S = {
+    "full": 5,
+    "preparing": 5,
+    "rate-limit": 10,
+    "start-timeout": 5,
+    "engine": 5,
+    "draining": 10,
+    "orchestrator": 2,
+}
 
 
 def problem(status: int, reason: str, title: str, **facts: object) -> Response:

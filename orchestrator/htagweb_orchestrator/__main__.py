@@ -15,6 +15,7 @@ from . import composition
 from . import sign_ins as sign_in_store
 from . import tokens as token_store
 from .accounts import Accounts
+from .app_images import AppImages
 from .audit import Audit
 from .catalogue import Catalogue
 from .clock import boottime_s
@@ -48,7 +49,8 @@ async def serve(settings: Settings) -> None:
     os.chown(control_dir, 0, settings.gateway_uid)
     admin_dir.mkdir(mode=0o700, exist_ok=True)
     engine = composition.engine(settings)
-    catalogue = Catalogue(settings)
+    images = AppImages(instance=settings.instance, sandbox_image=settings.sandbox_image)
+    catalogue = Catalogue(settings, images=images)
     sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
     output = OutputFiles(state / "output")
     database = Database(state / "accounts.sqlite", SCHEMA, durable=True)
@@ -66,6 +68,8 @@ async def serve(settings: Settings) -> None:
         prover=engine,
         sign_ins=sign_ins,
         audit=audit,
+        images=images,
+        maker=composition.images(settings),
     )
     visitors = Visitors(
         auth=settings.auth,

@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from . import discovery
+from .app_images import AppImages, OneImage
 from .discovery import Changed, Found, Unreadable
-from .errors import AppBroken, AppNotFound
+from .errors import AppBroken, AppNotFound, AppPreparing
 from .model import AppCard, AppName, Struct
+from .requirements import BadRequirement, Needs
 from .secret_files import SecretFiles
 from .settings import AppLimits, AppSettings, Settings
 from .snapshots import SnapshotLost, Snapshots
@@ -48,6 +52,9 @@ class _Entry:
     problem: str = ""
     again: bool = False  # look at it in the next round, changed or not
     secrets: tuple[object, ...] = ()  # what their files looked like
+    coming: PublishedApp | None = None  # what its files are now, which is published once it has its image
+    needs: Needs = Needs()  # noqa: RUF009  frozen
+    preparing: bool = False  # it hasn't
 
 
 class Catalogue:
@@ -57,8 +64,16 @@ class Catalogue:
     with the new one. This lasts as long as the process: after a restart there is only what lies in the folder.
     """
 
-    def __init__(self, settings: Settings, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        images: AppImages | OneImage | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Without `images`, every app runs on the sandbox image."""
         self._settings = settings
+        self._images = images or OneImage(settings.sandbox_image)
         self._snapshots = Snapshots(settings.state_dir / "snapshots")
         self._secrets = SecretFiles(settings.secrets_dir, settings.state_dir)
         self._wall_ns = wall_ns
@@ -77,6 +92,7 @@ class Catalogue:
             self._warn((f"the folder with the apps can't be read: {self._settings.apps_dir}: {error.strerror}",))
             return False
         entries = {app.name: entry for app in found if (entry := self._looked_at(app)) is not None}
+        self._images.settle()
         self._warn(unknown_apps(self._settings, entries))
         cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
         changed = cards != self._cards or _published(entries) != _published(self._entries)
@@ -85,10 +101,13 @@ class Catalogue:
         return changed
 
     def get(self, name: str) -> PublishedApp:
-        """The version to start now. Raises AppNotFound, or AppBroken if there never was a good one."""
+        """The version to start now. Raises AppNotFound; AppBroken or AppPreparing if there never was a good one."""
         entry = self._entries.get(name)
         if entry is None:
             raise AppNotFound(f"There is no app {name} here.", app=name)
+        if entry.published is None and entry.preparing:
+            text = f"{self._title(name)} is being prepared: the packages that it needs are installed."
+            raise AppPreparing(text, app=name)
         if entry.published is None:
             raise AppBroken(f"{self._title(name)} is out of order.", app=name, detail=entry.problem)
         return entry.published
@@ -104,6 +123,13 @@ class Catalogue:
     def published(self) -> list[PublishedApp]:
         """Every version that can be started now, by name."""
         return [entry.published for _, entry in sorted(self._entries.items()) if entry.published is not None]
+
+    def image(self, name: str) -> str:
+        """What an app's present files run on, or will; "" if they can't be an app. Raises AppNotFound."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise AppNotFound(f"There is no app {name} here.", app=name)
+        return entry.coming.image if entry.coming else ""
 
     def warnings(self) -> tuple[str, ...]:
         """What an operator should know and nothing else depends on."""
@@ -133,20 +159,37 @@ class Catalogue:
         old = self._entries.get(app.name)
         secrets = self._secrets.state(self._settings.app(app.name).secrets)
         if old and (old.found, old.secrets) == (app, secrets) and not old.again and not self._is_lost(old.published):
-            return old
+            return self._said(self._imaged(old, old), old)
         try:
-            new = self._publish(app, secrets)
+            return self._said(self._imaged(self._publish(app, secrets), old), old)
         except Changed:
             return replace(old, again=True) if old else None
-        except (Unreadable, NotAnApp, OSError) as error:
+        except (Unreadable, NotAnApp, BadRequirement, OSError) as error:
             published, again = old.published if old else None, isinstance(error, OSError)
-            new = _Entry(app, published, _sentence(app, error), again, secrets)
+            return self._said(_Entry(app, published, _sentence(app, error), again, secrets), old)
+
+    def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
         if old is None or (new.published, new.problem) != (old.published, old.problem):
             if new.problem:
-                log.warning("app is broken", extra={"app": app.name, "problem": new.problem})
+                log.warning("app is broken", extra={"app": new.found.name, "problem": new.problem})
             elif new.published:
-                log.info("app published", extra={"app": app.name, "version": new.published.version[:12]})
+                log.info("app published", extra={"app": new.found.name, "version": new.published.version[:12]})
         return new
+
+    def _imaged(self, entry: _Entry, old: _Entry | None) -> _Entry:
+        """The entry with what is known of its image now: that is made, fails or goes away while no file changes."""
+        if entry.coming is None:
+            return entry
+        said = self._settings.app(entry.found.name)
+        chosen = self._images.choose(entry.needs, entry.coming.generation, said.image)
+        coming = msgspec.structs.replace(entry.coming, image=chosen.image)
+        return replace(
+            entry,
+            published=coming if chosen.ready else old.published if old else None,
+            problem=chosen.problem,
+            coming=coming,
+            preparing=not chosen.ready and not chosen.problem,
+        )
 
     def _publish(self, app: Found, secrets: tuple[object, ...]) -> _Entry:
         if app.problem:
@@ -173,17 +216,19 @@ class Catalogue:
             warm_max=said.warm_max,
         )
         youngest_ns = max(file.modified_ns for file in app.files)
-        return _Entry(app, published, again=abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS, secrets=secrets)
+        again = abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS
+        return _Entry(app, None, again=again, secrets=secrets, coming=published, needs=source.needs)
 
     def _card(self, name: str, entry: _Entry) -> AppCard:
-        published = entry.published
+        published = entry.published or entry.coming
         return AppCard(
             name=AppName(name),
             title=self._title(name),
             description=published.description if published else self._settings.app(name).description,
             generation=published.generation if published else 1,
-            version=published.version if published else "",
+            version=entry.published.version if entry.published else "",
             problem=entry.problem,
+            preparing=entry.preparing,
             interaction_timeout_s=self._settings.limits(name).interaction_timeout_s,
             access=self._settings.access_of(name),
         )
@@ -198,7 +243,8 @@ class Catalogue:
         return True
 
     def _prune(self) -> None:
-        wanted = self._kept | {entry.published.version for entry in self._entries.values() if entry.published}
+        versions = {app.version for each in self._entries.values() for app in (each.published, each.coming) if app}
+        wanted = self._kept | versions
         try:
             self._snapshots.prune(wanted)
         except OSError as error:
@@ -228,7 +274,7 @@ def _published(entries: dict[str, _Entry]) -> dict[str, PublishedApp | None]:
 
 
 def _sentence(app: Found, error: Exception) -> str:
-    if isinstance(error, NotAnApp):
+    if isinstance(error, NotAnApp | BadRequirement):
         line = f", line {error.line}" if error.line else ""
         return f"{app.show(error.path)}{line}: {error}"
     if isinstance(error, OSError):

@@ -13,6 +13,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .engines.docker import DockerEngine
+    from .engines.docker_images import DockerImages
     from .engines.process import ProcessEngine
 
 # -I and -S as in a container: whatever the user's site does happens once the harness serves, not before.
@@ -47,3 +48,10 @@ def sites() -> list[str]:
     own |= {os.path.join(each, "lib-dynload") for each in own}
     entries = [os.path.abspath(entry) for entry in sys.path]  # "" is where we are
     return [each for each in dict.fromkeys(entries) if os.path.isdir(each) and os.path.realpath(each) not in own]
+
+
+def images(settings: Settings) -> DockerImages:
+    """Who makes images for that engine. The caller closes it."""
+    from .engines.docker_images import DockerImages
+
+    return DockerImages(instance=settings.instance)

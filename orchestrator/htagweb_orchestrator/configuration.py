@@ -54,6 +54,7 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
         reader.problems += error.problems
     values.setdefault("dev", _is_loopback(values.get("published_on", "")))
     reader.settle_pids(values)
+    reader.check_images(values)
     reader.settle_sign_in(values)
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -104,6 +105,14 @@ class _Reader:
             self._problem(("apps",), "expected tables such as [apps.counter]")
         else:
             values["apps"] = {name: self._app(name, table) for name, table in apps.items()}
+
+    def check_images(self, values: dict[str, Any]) -> None:
+        """Which images there may be is said once, for all apps."""
+        for name, app in values.get("apps", {}).items():
+            image = app.get("image")
+            if image and image not in values.get("images", ()):
+                where = self._where(("apps", name, "image"))
+                self.problems.append(f"{where}: expected one of the list images, got {json.dumps(image)}")
 
     def settle_pids(self, values: dict[str, Any]) -> None:
         """Where the runtime is runsc, the default is another one, and fewer are refused."""

@@ -19,7 +19,9 @@ from typing import Any
 from . import reaper
 from .access import allows
 from .admission import Admission
+from .app_images import AppImages
 from .audit import Audit, Event
+from .builds import Builds
 from .catalogue import Catalogue, PublishedApp
 from .census import Census
 from .clock import boot_id, boottime_s
@@ -27,6 +29,7 @@ from .endings import Endings
 from .engines.base import Advice, Engine
 from .errors import (
     AppNotFound,
+    AppPreparing,
     CapacityExceeded,
     Draining,
     EngineUnavailable,
@@ -39,6 +42,7 @@ from .errors import (
 )
 from .harness import HarnessLink
 from .hub import Hub
+from .image_maker import ImageMaker
 from .line import WaitingLine
 from .model import (
     ASGI,
@@ -99,9 +103,12 @@ class ControlPlane:
         prover: Prover | None = None,
         sign_ins: SignIns | None = None,
         audit: Audit | None = None,
+        images: AppImages | None = None,
+        maker: ImageMaker | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
-        """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in."""
+        """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
+        which the catalogue knows too, and a `maker`, apps get the packages that they name."""
         self._engine = engine
         self._catalogue = catalogue
         self._settings = settings
@@ -117,6 +124,11 @@ class ControlPlane:
         self._uids = UidAllocator()
         self._selftest = SelfTest(prover, run=run, uids=self._uids, settings=settings) if prover else None
         self.warnings: tuple[str, ...] = ()  # promises that the engine breaks, which the operator accepts
+        self._scanning = asyncio.Lock()
+        self._maker = maker
+        self._builds: Builds | None = None
+        if images is not None and maker is not None:
+            self._builds = Builds(maker=maker, images=images, settings=settings, changed=self._scan)
         self._hub = Hub()
         self._sign_ins.tell = self._hub.publish
         self._took_s: dict[AppName, deque[float]] = {}
@@ -209,6 +221,8 @@ class ControlPlane:
         if opened.is_set():  # who watches knows of nothing that runs, and reported on what wasn't known: once more
             self._opened_s = self._now()
             self._hub.cut()
+        if self._builds is not None:
+            self._spawn(self._builds.run(), "builds")
         self._spawn(self._begin(version, opened), "self-test")
         self._spawn(self._every(TICK_S, self._tick), "reaper")
         self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
@@ -272,6 +286,8 @@ class ControlPlane:
             if sandbox.link is not None:
                 sandbox.link.close()
         await self._engine.close()
+        if self._maker is not None:
+            await self._maker.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -659,7 +675,9 @@ class ControlPlane:
             log.debug("session change not delivered: %s", error)
 
     async def _scan(self) -> None:
-        if await asyncio.to_thread(self._catalogue.scan):
+        async with self._scanning:
+            changed = await asyncio.to_thread(self._catalogue.scan)
+        if changed:
             self._catalogue.keep({sandbox.lease.version for sandbox in self._registry})
             self._hub.publish(AppsChanged(apps=self._catalogue.cards()))
             for sandbox in self._registry.all_live():
@@ -761,6 +779,14 @@ class ControlPlane:
         return self._pool
 
     @property
+    def builds(self) -> Builds | None:
+        return self._builds
+
+    def images_in_use(self) -> set[str]:
+        """Those that sandboxes run on, and that the next ones will."""
+        return {sandbox.lease.image for sandbox in self._registry} | {app.image for app in self._catalogue.published()}
+
+    @property
     def watched(self) -> bool:
         return self._hub.watched
 
@@ -778,6 +804,8 @@ class ControlPlane:
             return False  # a blank one has none
         try:
             return self._catalogue.get(sandbox.lease.app).version != sandbox.lease.version
+        except AppPreparing:
+            return False  # nothing newer could be started
         except OrchestratorError:
             return True
 

@@ -3,6 +3,7 @@
 OrchestratorError
 ├── AppNotFound            404 unknown-app
 ├── AppBroken              503 broken-app      the app could not be published: `detail` says why
+├── AppPreparing           503 preparing       its image is being made; soon it can be started
 ├── UserLimitReached       429 user-limit      as many sandboxes as one user may have
 ├── CapacityExceeded       503 full            the machine has no room for one more
 ├── RateLimited            429 rate-limit      too many starts in too short a time
@@ -52,6 +53,12 @@ class AppBroken(OrchestratorError):
     """The published file can't be an app (syntax, no htag class, …)."""
 
     status, reason = 503, "broken-app"
+
+
+class AppPreparing(OrchestratorError):
+    """What the app needs is being installed; there is no earlier version to serve meanwhile."""
+
+    status, reason = 503, "preparing"
 
 
 class UserLimitReached(OrchestratorError):

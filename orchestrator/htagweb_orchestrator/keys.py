@@ -12,6 +12,9 @@ from .kinds import (
     DIRECTORY,
     FILE,
     FLAG,
+    IMAGE,
+    IMAGES,
+    INDEX,
     ISSUER,
     NETWORKS,
     PUBLIC_URL,
@@ -45,7 +48,10 @@ _LIFE = duration("1s", "365d")
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits and . _ -")
 # The engine's own networks are left out: they would be the host's, or another container's.
 _NETWORK = text(r"(?!(host|none|bridge|default)$)[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a network of your own")
-_IMAGE = text(r"[a-z0-9][\w./:@-]*", "the name of an image")
+_IMAGE = text(IMAGE.pattern, "the name of an image")
+_IMAGE_OR_EMPTY = text(f"({IMAGE.pattern})?", "the name of an image")
+# `host` would put what pip talks to into the host's own network, its loopback included.
+_BUILD_NETWORK = text(r"(?!host$)[A-Za-z0-9][A-Za-z0-9_.-]*", "bridge, none, or the name of a network of your own")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
 _FIELD = text(r"[A-Za-z0-9-]+", "the name of a header field")
 _CLAIM = text(r"[!-~]+", "the name of a claim")
@@ -80,6 +86,7 @@ APP_KEYS = {
         "entry", _ENTRY, "what to serve, where the file leaves it open: `Class`, `module:Class`, `module:app`"
     ),
     "access": Key("access", ACCESS, "who may open it"),
+    "image": Key("image", _IMAGE_OR_EMPTY, "what it runs on, one of `images`; its requirements are not installed then"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
     "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),
     "parano": Key(
@@ -127,6 +134,12 @@ KEYS = LIMIT_KEYS | {
     "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),
     "dev": Key("dev", FLAG, "show tracebacks in pages"),
     "accept_weak": Key("accept_weak", words(*PROMISES), "promises of the wall that this engine may break; see doctor"),
+    "images": Key("images", IMAGES, "images of your own that apps may be given, by their key image"),
+    "package_index": Key("package_index", INDEX, "where apps' packages come from besides the folder wheels, or none"),
+    "build_network": Key("build_network", _BUILD_NETWORK, "the engine's network on the way to it, or none"),
+    "build_timeout_s": Key(
+        "build_timeout", duration("10s", "1d"), "installing an app's packages has failed after this"
+    ),
 }
 
 # Field of Settings -> variable without a twin in the file.
@@ -137,6 +150,7 @@ PLUMBING = {
     "published_on": Key("published_on", text(), "the address that the gateway is published on"),
     "secrets_dir": Key("secrets_dir", DIRECTORY, "the folder with the apps' secrets"),
     "apps_dir": Key("apps_dir", DIRECTORY, "the folder with the apps"),
+    "wheels_dir": Key("wheels_dir", DIRECTORY, "the folder with wheels for apps"),
     "run_dir": Key("run_dir", DIRECTORY, "where that volume is mounted"),
     "ctl_dir": Key("ctl_dir", DIRECTORY, "the gateway's way to the orchestrator: a folder with a socket"),
     "admin_dir": Key("admin_dir", DIRECTORY, "the operators' way: another"),

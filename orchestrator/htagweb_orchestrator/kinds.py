@@ -19,6 +19,7 @@ DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 MAX_VARIABLES_BYTES = 64 * 1024
 _VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+IMAGE = re.compile(r"[a-z0-9][\w./:@-]*")
 
 
 class Unexpected(ValueError):
@@ -164,6 +165,21 @@ def _read_variables(raw: object) -> dict[str, str]:
     return raw
 
 
+def _read_images(raw: object) -> tuple[str, ...]:
+    items = raw.replace(",", " ").split() if isinstance(raw, str) else raw
+    if not isinstance(items, list) or not all(isinstance(item, str) and IMAGE.fullmatch(item) for item in items):
+        raise Unexpected('expected a list of names of images such as ["our-numpy:3"]')
+    return tuple(dict.fromkeys(items))
+
+
+def _read_index(raw: object) -> str:
+    if raw in ("", "none"):
+        return ""
+    if not isinstance(raw, str) or re.fullmatch(r"https?://[!-~]+", raw) is None:
+        raise Unexpected("expected the address of a package index such as https://pypi.org/simple, or none")
+    return raw
+
+
 def _read_public_url(raw: object) -> str:
     expected = "expected an address such as https://apps.example.org, without a path"
     if raw == "":
@@ -217,6 +233,8 @@ def _list_of(items: Mapping[str, object]) -> dict[str, object]:
 
 FLAG = Kind(_read_flag, lambda value: str(value).lower(), {"type": "boolean"})
 NETWORKS = Kind(_read_networks, _show_list, _list_of({"type": "string"}))
+IMAGES = Kind(_read_images, _show_list, _list_of(_matching(IMAGE.pattern)))
+INDEX = Kind(_read_index, str, _matching("|none|https?://.+"))
 PUBLIC_URL = Kind(_read_public_url, str, _matching("|https?://[^/@]+/?"))
 VARIABLES = Kind(
     _read_variables,

@@ -153,8 +153,8 @@ class OperatorAnswer(Struct, frozen=True):
 class AppCard(Struct, frozen=True):
     """An app as visitors see it in the catalogue. `problem` is for operators.
 
-    With a problem and no `version`, visitors are told that it is out of order. With both, the version is the last good
-    one, and it is served.
+    With a problem and no `version`, visitors are told that it is out of order; while it is `preparing`, that it soon
+    can be opened. With a version besides, that is the last good one, and it is served.
     """
 
     name: AppName
@@ -163,6 +163,7 @@ class AppCard(Struct, frozen=True):
     generation: int = 1  # of htag, or ASGI
     version: str = ""
     problem: str = ""
+    preparing: bool = False  # the new version's image is being made; without a `version` there is nothing to open yet
     interaction_timeout_s: float = 60.0
     access: Access = ("public",)
 

@@ -12,7 +12,7 @@ from .clock import boottime_s
 from .control import ControlPlane
 from .engines.base import Engine, Stats
 from .errors import EngineUnavailable
-from .model import Ending, SandboxId, State
+from .model import AppCard, Ending, SandboxId, State
 from .output import OutputFiles
 from .registry import Sandbox
 
@@ -148,8 +148,43 @@ class Operators:
                 "title": card.title,
                 "generation": card.generation,
                 "version": card.version[:12],
+                "image": self._catalogue.image(card.name),
+                "state": self._state(card),
                 "problem": card.problem,
                 "sandboxes": counts[card.name],
             }
             for card in self._catalogue.cards()
+        ]
+
+    def _state(self, card: AppCard) -> str:
+        """One word: ready, queued, building, failed, broken; of the newest version, whatever is served meanwhile."""
+        if not card.problem and not card.preparing:
+            return "ready"
+        builds = self._control.builds
+        progress = builds.progress(self._catalogue.image(card.name)) if builds else None
+        if progress is None:
+            return "broken" if card.problem else "queued"
+        return progress.value
+
+    def build_log(self, app: str) -> str:
+        """What was said when an app's image was made. Raises AppNotFound."""
+        image = self._catalogue.image(app)
+        return self._control.builds.log_of(image) if self._control.builds else ""
+
+    def build(self, app: str) -> bool:
+        """Have an app's image made again; False where it has none of its own. Raises AppNotFound."""
+        image = self._catalogue.image(app)
+        return self._control.builds is not None and self._control.builds.again(image)
+
+    async def prune(self, *, really: bool) -> list[Row]:
+        """Images that no app and no sandbox uses any more, and whether they are gone."""
+        builds = self._control.builds
+        if builds is None:
+            return []
+        used = self._control.images_in_use()
+        unused = builds.unwanted(used)
+        gone = {each.name for each in await builds.prune(used)} if really else set()
+        return [
+            {"image": each.name, "size_bytes": each.bytes, "created": each.created, "removed": each.name in gone}
+            for each in unused
         ]

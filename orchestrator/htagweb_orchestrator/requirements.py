@@ -1,37 +1,72 @@
-"""What an app says that it needs: inline metadata (PEP 723) in its main file, or a requirements.txt beside it."""
+"""What an app says that it needs: inline metadata (PEP 723) in its main file, else a requirements.txt or a
+pyproject.toml beside it. Nothing of it is run, and only names and versions are taken: no address, no other file."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-# Both as the specifications give them, but for the names of groups.
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from .model import Struct
+
+MAX_REQUIREMENTS = 100
+MAX_LENGTH = 500  # characters of one, its hashes left aside
+
+# As the specification gives it, but for the name of the group.
 _SCRIPT = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-_HTAG = re.compile(r"\s*htag\s*(\[[^\]]*\])?\s*\(?\s*(?P<versions>(===|[<>=~!]=?)[^;#]*)", re.IGNORECASE)
+_HASH = re.compile(r"\s--hash[= ](sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?=\s|$)")
+_OPTION = re.compile(r"(^|\s)(?P<option>--?[a-zA-Z][\w-]*)")
 _VERSION = re.compile(r"(===|==|~=|<=|>=|<|>)\s*(\d+)((?:\.\d+)*)")
 
 
-def requirements_of(files: Mapping[str, bytes], main: str) -> list[str]:
-    """Requirement lines, as they stand there. What can't be read is left out."""
-    found = files.get("requirements.txt", b"").decode("utf-8", "replace").splitlines()
-    script = _SCRIPT.search(files[main].decode("utf-8-sig", "replace").replace("\r\n", "\n"))
-    if script:
-        toml = "".join(line[2:] if line.startswith("# ") else line[1:] for line in script["content"].splitlines(True))
-        try:
-            dependencies = tomllib.loads(toml).get("dependencies", [])
-        except tomllib.TOMLDecodeError:
-            dependencies = []
-        if isinstance(dependencies, list):
-            found += [line for line in dependencies if isinstance(line, str)]
-    return found
+class BadRequirement(Exception):
+    """`str()` is what is wrong, without the file's name: only the caller knows what the operator calls it."""
+
+    def __init__(self, path: str, problem: str, line: int = 0) -> None:
+        super().__init__(problem)
+        self.path, self.line = path, line
 
 
-def pinned_generation(requirements: Iterable[str]) -> int | None:
+class Needs(Struct, frozen=True):
+    """`lines` are requirements as pip reads them, each brought into one form, in order. `python` is a specifier."""
+
+    lines: tuple[str, ...] = ()
+    python: str = ""
+
+    def requirements(self) -> list[Requirement]:
+        return [Requirement(line.partition(" --hash=")[0]) for line in self.lines]
+
+
+def needs_of(files: Mapping[str, bytes], main: str) -> Needs:
+    """Raises BadRequirement for what can't be read, and for what is refused."""
+    script = _script(files, main)
+    if script is not None:
+        return _needs(main, _strings(main, script.get("dependencies", [])), script.get("requires-python", ""))
+    if "requirements.txt" in files:
+        return _needs("requirements.txt", _lines(_text(files, "requirements.txt")))
+    if "pyproject.toml" in files:
+        project = _toml("pyproject.toml", _text(files, "pyproject.toml")).get("project", {})
+        if isinstance(project, dict):
+            if "dependencies" in project.get("dynamic", []):
+                raise BadRequirement(
+                    "pyproject.toml", "dependencies that a build would find out can't be used: list them"
+                )
+            found = _strings("pyproject.toml", project.get("dependencies", []))
+            return _needs("pyproject.toml", found, project.get("requires-python", ""))
+    return Needs()
+
+
+def pinned_generation(needs: Needs) -> int | None:
     """1 for `htag<2`, `htag==1.0.0` and the like, 2 for `htag>=2`; None if both or nothing would do."""
-    for line in requirements:
-        htag = _HTAG.match(line)
-        for sign, major, rest in _VERSION.findall(htag["versions"] if htag else ""):
+    for requirement in needs.requirements():
+        if requirement.name != "htag":
+            continue
+        for sign, major, rest in _VERSION.findall(str(requirement.specifier)):
             below_2 = int(major) < 2
             if sign in ("===", "==", "~="):
                 return 1 if below_2 else 2
@@ -40,3 +75,88 @@ def pinned_generation(requirements: Iterable[str]) -> int | None:
             if sign in (">", ">=") and not below_2:
                 return 2
     return None
+
+
+def _needs(path: str, found: Iterable[tuple[int, str]], python: object = "") -> Needs:
+    lines = sorted({line for number, text in found if (line := _plain(path, number, text))})
+    if len(lines) > MAX_REQUIREMENTS:
+        raise BadRequirement(path, f"{len(lines)} requirements; at most {MAX_REQUIREMENTS} can be installed for an app")
+    if not isinstance(python, str):
+        raise BadRequirement(path, "requires-python is no text")
+    try:
+        return Needs(lines=tuple(lines), python=str(SpecifierSet(python)))
+    except InvalidSpecifier:
+        raise BadRequirement(path, f"requires-python = {python!r} can't be read; expected such as >=3.11") from None
+
+
+def _plain(path: str, number: int, text: str) -> str:
+    """One requirement in one form; "" for what is there in any case."""
+    hashes = sorted({found[1] for found in _HASH.finditer(text)})
+    text = _HASH.sub("", text).strip()
+    if option := _OPTION.search(text):
+        why = "what an app needs is listed in one file" if option["option"] in ("-r", "-c") else _NOT_THE_APPS
+        raise BadRequirement(path, f"the option {option['option']} can't be used here: {why}", number)
+    if len(text) > MAX_LENGTH:
+        raise BadRequirement(path, f"a requirement of more than {MAX_LENGTH} characters", number)
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        shown = text if text.isprintable() else repr(text)
+        raise BadRequirement(
+            path, f"{shown[:100]} is no requirement; expected such as name or name>=1.2", number
+        ) from None
+    if requirement.url:
+        raise BadRequirement(path, f"{requirement.name} is to come from an address: {_NOT_THE_APPS}", number)
+    requirement.name = canonicalize_name(requirement.name)
+    if requirement.name == "htagweb":  # the stand-in in each sandbox
+        return ""
+    return " ".join([str(requirement), *(f"--hash={each}" for each in hashes)])
+
+
+_NOT_THE_APPS = "where packages come from is the platform's to say"
+
+
+def _script(files: Mapping[str, bytes], main: str) -> dict[str, Any] | None:
+    found = list(_SCRIPT.finditer(_text(files, main)))
+    if not found:
+        return None
+    if len(found) > 1:
+        raise BadRequirement(main, "two blocks of script metadata: only one is allowed")
+    above = found[0].string.count("\n", 0, found[0].start()) + 1
+    lines = found[0]["content"].splitlines(True)
+    return _toml(main, "".join(line[2:] if line.startswith("# ") else line[1:] for line in lines), above)
+
+
+def _toml(path: str, text: str, above: int = 0) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
+        line = above + int(at[1]) if at else 0
+        raise BadRequirement(path, f"not TOML: {str(error)[: at.start()] if at else error}", line) from error
+
+
+def _strings(path: str, value: object) -> list[tuple[int, str]]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadRequirement(path, "dependencies is no list of texts")
+    return [(0, each) for each in value]
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The requirements in a requirements.txt, each with the line that it begins on."""
+    begun, first = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        first = first or number
+        begun += re.sub(r"(^|\s)#.*$", "", line)
+        if begun.endswith("\\"):
+            begun = begun[:-1]
+            continue
+        if begun.strip():
+            yield first, begun.strip()
+        begun, first = "", 0
+    if begun.strip():
+        yield first, begun.strip()
+
+
+def _text(files: Mapping[str, bytes], path: str) -> str:
+    return files[path].decode("utf-8-sig", "replace").replace("\r\n", "\n")

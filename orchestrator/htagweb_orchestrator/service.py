@@ -62,6 +62,10 @@ class ActivityRequest(Struct, frozen=True):
     seen: dict[SandboxId, Seen]
 
 
+class PruneRequest(Struct, frozen=True):
+    yes: bool = False
+
+
 class ReapRequest(Struct, frozen=True):
     ids: list[SandboxId]
     ending: Literal["operator", "updated"] = "operator"
@@ -166,6 +170,20 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
     async def apps(request: Request) -> Response:
         return json_answer(operators.apps())
 
+    async def build_log(request: Request) -> Response:
+        return PlainTextResponse(operators.build_log(request.path_params["name"]))
+
+    async def build(request: Request) -> Response:
+        if not operators.build(request.path_params["name"]):
+            return problem_answer(
+                409, "no-build", "Nothing is installed for this app: it runs on an image that is there."
+            )
+        return Response(status_code=204)
+
+    async def prune(request: Request) -> Response:
+        asked = await read_body(request, PruneRequest)
+        return json_answer(await operators.prune(really=asked.yes))
+
     async def pool(request: Request) -> Response:
         return json_answer(operators.pool())
 
@@ -185,6 +203,9 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
             HttpRoute("/v1/logs/{prefix}", logs),
             HttpRoute("/v1/reap", reap, methods=["POST"]),
             HttpRoute("/v1/apps", apps),
+            HttpRoute("/v1/apps/{name}/log", build_log),
+            HttpRoute("/v1/apps/{name}/build", build, methods=["POST"]),
+            HttpRoute("/v1/prune", prune, methods=["POST"]),
             HttpRoute("/v1/pool", pool),
             HttpRoute("/v1/warnings", warnings),
             HttpRoute("/v1/doctor", doctor, methods=["POST"]),

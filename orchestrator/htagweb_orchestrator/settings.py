@@ -43,6 +43,7 @@ class AppSettings(Struct, frozen=True):
     description: str = ""
     entry: str = ""
     access: Access | None = None  # None: as for all apps
+    image: str = ""
     max_sandboxes: int = 0
     http_only: bool = False
     parano: bool = False
@@ -85,6 +86,10 @@ class Settings(AppLimits, frozen=True):
     home: str = ""
     dev: bool = False
     accept_weak: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    package_index: str = "https://pypi.org/simple"
+    build_network: str = "bridge"
+    build_timeout_s: float = 600.0
     apps: Mapping[str, AppSettings] = {}
 
     # Plumbing: what compose and the images agree about, in the environment only.
@@ -94,6 +99,7 @@ class Settings(AppLimits, frozen=True):
     published_on: str = ""
     secrets_dir: Path = Path("/secrets")
     apps_dir: Path = Path("/apps")
+    wheels_dir: Path = Path("/wheels")
     run_dir: Path = Path("/run/htagweb/sandboxes")
     ctl_dir: Path = Path("/run/htagweb/ctl")
     admin_dir: Path = Path("/run/htagweb/admin")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .model import ASGI
-from .requirements import pinned_generation, requirements_of
+from .requirements import Needs, needs_of, pinned_generation
 
 MAX_SOURCE_BYTES = 512 * 1024
 """Parsing holds the interpreter's lock, some 0.3 s for this much: nobody else in the orchestrator moves meanwhile."""
@@ -41,20 +41,22 @@ class Examined:
     entry: str  # "module:Class", or "module:app" of an ASGI application
     generation: int  # of htag, or ASGI
     description: str
+    needs: Needs = Needs()  # noqa: RUF009  frozen
 
 
 def examine(files: Mapping[str, bytes], main: str, wanted: str = "") -> Examined:
     """Look at an app of these files, which starts with the module at path `main`.
 
-    `wanted` is the operator's choice: `Class`, `module:Class`, `module:app`. Raises NotAnApp.
+    `wanted` is the operator's choice: `Class`, `module:Class`, `module:app`. Raises NotAnApp or BadRequirement.
     """
     chosen_module, _, chosen = wanted.rpartition(":")
     path = _module_path(files, main, chosen_module) if chosen_module else main
     module = Module(path, parse(path, files[path]))
     name = module.check(chosen) if chosen else module.served()
     dotted = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    generation = _generation(files, path, module) if module.is_class(name) else ASGI
-    return Examined(f"{dotted}:{name}", generation, module.description(name))
+    needs = needs_of(files, main)
+    generation = _generation(files, path, module, needs) if module.is_class(name) else ASGI
+    return Examined(f"{dotted}:{name}", generation, module.description(name), needs)
 
 
 def parse(path: str, source: bytes) -> ast.Module:
@@ -216,9 +218,9 @@ def _module_path(files: Mapping[str, bytes], main: str, module: str) -> str:
     raise NotAnApp(main, f"no module {module} beside it, as the key entry says")
 
 
-def _generation(files: Mapping[str, bytes], path: str, module: Module) -> int:
+def _generation(files: Mapping[str, bytes], path: str, module: Module, needs: Needs) -> int:
     """A pin of htag wins; else what only one of the two has; else htag 1, for which most apps were written."""
-    pinned = pinned_generation(requirements_of(files, path))
+    pinned = pinned_generation(needs)
     if pinned:
         return pinned
     signs = _signs(module)

@@ -77,7 +77,9 @@ def _options() -> Any:
     if options.site is None:
         options.site = ["/opt/htagweb/site"]
         if options.generation:
-            options.site.append(f"/opt/htagweb/site-gen{options.generation}")
+            # An app may pin another htag than the sandbox image brings; then it is in its own image.
+            own = "/opt/htagweb/site-htag"
+            options.site.append(own if os.path.isdir(own) else f"/opt/htagweb/site-gen{options.generation}")
     return options
 
 

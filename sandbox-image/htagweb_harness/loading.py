@@ -16,6 +16,7 @@ from typing import Any
 
 from .frames import MAX_FILE
 
+PACKAGES = "/opt/htagweb/site-app"  # what an app's own image has: not looked at before the app is loaded
 MAX_APP = 16 * 1024 * 1024  # bytes of all files: the size of /app
 MAX_FILES = 2000
 MAX_TRACEBACK = 32 * 1024
@@ -96,10 +97,13 @@ def prepare(app_dir: str, sites: Sequence[str], env: dict[str, str], *, working_
     # /app is small, and nobody imports this app a second time. One that is imported where its author works on it must
     # not get what was compiled of it a moment ago: that is compared by whole seconds.
     sys.dont_write_bytecode = True
-    # After the standard library, so that an app's calendar.py can't break it; before what the image brings.
-    sys.path.insert(sys.path.index(sites[0]) if sites else len(sys.path), app_dir)
+    # After the standard library, so that an app's calendar.py can't break it; before what every image brings, of which
+    # the app may want another version.
+    own = [app_dir, *([PACKAGES] if os.path.isdir(PACKAGES) else [])]
+    at = sys.path.index(sites[0]) if sites else len(sys.path)
+    sys.path[at:at] = own
     site.main()
-    for directory in sites:
+    for directory in (*own[1:], *sites):
         site.addsitedir(directory)
     importlib.invalidate_caches()
 

@@ -16,9 +16,11 @@ import docker
 from htagweb_gateway.app import Gateway
 from htagweb_gateway.identity import Identity
 from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.engines.docker import DockerEngine
+from htagweb_orchestrator.engines.docker_images import DockerImages
 from htagweb_orchestrator.engines.docker_options import INSTANCE, container_name
 from htagweb_orchestrator.model import Ending, SandboxId, UserId
 from htagweb_orchestrator.output import OutputFiles
@@ -81,14 +83,22 @@ class Stage:
             **values,
         )
 
-    async def open(self, *, engine: DockerEngine | None = None, selftest: bool = False, **values: Any) -> None:
-        """Serve, with these settings."""
+    async def open(
+        self,
+        *,
+        engine: DockerEngine | None = None,
+        selftest: bool = False,
+        app_images: AppImages | None = None,
+        maker: DockerImages | None = None,
+        **values: Any,
+    ) -> None:
+        """Serve, with these settings. With `app_images` and `maker`, apps get their packages."""
         settings = self.settings(**values)
         self.engine = engine or DockerEngine(instance=self.instance, run_volume=self.instance, base_url=self.base_url)
         sessions = Sessions(self.folder / "state" / "sessions.sqlite")
         self._open.callback(sessions.close)
         self.output = OutputFiles(self.folder / "state" / "output")
-        self.catalogue = Catalogue(settings)
+        self.catalogue = Catalogue(settings, images=app_images)
         self.control = ControlPlane(
             engine=self.engine,
             catalogue=self.catalogue,
@@ -97,6 +107,8 @@ class Stage:
             sessions=sessions,
             output=self.output,
             prover=self.engine if selftest else None,
+            images=app_images,
+            maker=maker,
         )
         await self.control.open()
         self._open.push_async_callback(self._close_control)

@@ -262,6 +262,11 @@ async def test_an_operator_sees_sandboxes_apps_and_readiness(plane: Plane, admin
     assert [(row["id"], row["state"], row["user"]) for row in rows] == [(route.sandbox, "ready", "alice")]
     apps = {row["name"]: row for row in (await admin.get("/v1/apps")).json()}
     assert (apps["hello"]["sandboxes"], apps["clock"]["sandboxes"]) == (1, 0)
+    assert (apps["hello"]["state"], apps["hello"]["problem"]) == ("ready", "")
+    assert (await admin.get("/v1/apps/hello/log")).text == ""
+    assert (await admin.post("/v1/apps/hello/build")).json()["reason"] == "no-build"
+    assert (await admin.post("/v1/apps/nowhere/build")).status_code == 404
+    assert (await admin.post("/v1/prune", json={})).json() == []
     assert (await admin.get("/v1/readyz")).json() == {"ready": True}
 
 

@@ -184,7 +184,7 @@ class DockerEngine:
 
     async def _resolve(self, name: str) -> Image:
         try:
-            found: Options = await self._calls.run(lambda client: client.inspect_image(name))  # type: ignore[no-untyped-call]
+            found = await self._calls.run(lambda client: inspect_image(client, name))
         except docker.errors.NotFound as error:
             raise ImageNotFound(
                 f"the engine has no image {name!r}: build it with `docker compose build sandbox-image`", image=name
@@ -229,6 +229,11 @@ class DockerEngine:
 def _refuse_differences(asked: Options, made: Options) -> None:
     if found := differences(asked, made):
         raise IsolationBroken(f"the engine did not take over these options of a sandbox: {', '.join(found)}")
+
+
+def inspect_image(client: Client, name: str) -> Options:
+    found: Options = client.inspect_image(name)  # type: ignore[no-untyped-call]
+    return found
 
 
 def create_container(client: Client, options: Options, name: str) -> str:

@@ -22,6 +22,8 @@ Options = dict[str, Any]
 SANDBOX, INSTANCE, IMAGE, CREATED, UID = (
     f"htagweb.{fact}" for fact in ("sandbox", "instance", "image", "created", "uid")
 )
+BUILDER, MADE_BY, BASE, BYTES = (f"htagweb.{fact}" for fact in ("builder", "made-by", "base", "bytes"))  # of images
+ENTRYPOINT = ["/opt/htagweb/boot"]
 RUN_APP = "/run/app"
 FEWEST_PIDS_RUNSC = 256  # gVisor's own threads count, and with fewer a fork bomb kills its kernel
 
@@ -116,7 +118,11 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
         "Image": image.id,
         "User": f"{spec.uid}:{spec.uid}",
         "Hostname": "sandbox",
+        "WorkingDir": "/",
         "Env": ["HOME=/tmp", "TMPDIR=/tmp", "LANG=C.UTF-8"],
+        # Whatever the image declares: who can choose it must not choose what runs first, or what the engine runs in it.
+        "Entrypoint": ENTRYPOINT,
+        "Healthcheck": {"Test": ["NONE"]},
         "Cmd": ["--generation", str(spec.generation)],
         "Labels": _labels(spec, instance, image),
         "StopTimeout": 2,
@@ -129,8 +135,9 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
 
 def _labels(spec: SandboxSpec, instance: str, image: Image) -> dict[str, str]:
     # compose labels the images that it builds; a container that inherited them would belong to the project, and
-    # `docker compose down --remove-orphans` or `ps` would take it for one of its services.
-    blanks = {label: "" for label in image.labels if label.startswith("com.docker.compose.")}
+    # `docker compose down --remove-orphans` or `ps` would take it for one of its services. Ours of images mean nothing
+    # on a sandbox, or worse: what a build left is found by one.
+    blanks = {label: "" for label in image.labels if label.startswith(("com.docker.compose.", "htagweb."))}
     return blanks | {
         SANDBOX: spec.sandbox_id,
         INSTANCE: instance,
@@ -146,18 +153,25 @@ def differences(asked: Options, made: Options) -> list[str]:
     Engines ignore what they don't know, so an answer without an error proves nothing.
     """
     config, host = made["Config"], made["HostConfig"]
-    exact = ("Image", "User", "Hostname", "Cmd", "StopTimeout")
+    exact = ("Image", "User", "Hostname", "Cmd", "StopTimeout", "Entrypoint", "WorkingDir")
     found = [option for option in exact if config.get(option) != asked[option]]
-    # To these two the image may have added its own.
+    # To these the image may have added its own.
+    if (config.get("Healthcheck") or {}).get("Test") != asked["Healthcheck"]["Test"]:
+        found.append("Healthcheck")
     if not set(asked["Env"]) <= set(config.get("Env") or ()):
         found.append("Env")
     if not asked["Labels"].items() <= (config.get("Labels") or {}).items():
         found.append("Labels")
-    found += [option for option, value in asked["HostConfig"].items() if _plain(host.get(option)) != _plain(value)]
+    found += differing(asked["HostConfig"], host)
     found += [option for option in NEVER_SET if host.get(option)]
     if [point["Destination"] for point in made["Mounts"]] != [RUN_APP]:
         found.append("Mounts (one only)")  # a VOLUME of the image's would be a second
     return found
+
+
+def differing(asked: Options, made: Options) -> list[str]:
+    """Names of options in a HostConfig that aren't what was asked for."""
+    return [option for option, value in asked.items() if _plain(made.get(option)) != _plain(value)]
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,160 @@
+"""Makes the images that apps want, one at a time, in the background. What there is, the engine knows by labels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+from .app_images import AppImages, PackageSet, Progress
+from .errors import ImageNotFound, OrchestratorError
+from .image_maker import BuildFailed, ImageMaker, ImageOrder, MadeImage
+from .settings import Settings
+from .wheels import Wheels
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 1.0
+LOOK_S = 10.0  # how often the engine is asked what images it has, without a reason
+RETRY_S = 5.0  # after an engine that didn't answer
+MAX_LOGS = 200
+
+
+class Builds:
+    """`changed` is awaited after each piece of news, so that apps needn't wait for the next round of the catalogue."""
+
+    def __init__(
+        self, *, maker: ImageMaker, images: AppImages, settings: Settings, changed: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._maker = maker
+        self._images = images
+        self._settings = settings
+        self._changed = changed
+        self._wheels = Wheels(settings.wheels_dir)
+        self._logs = settings.state_dir / "builds"
+        self._look_at = 0.0
+        self._wheels_state: int | None = None
+
+    async def run(self) -> None:
+        """For ever. An engine that doesn't answer is asked again."""
+        while True:
+            try:
+                await self._maker.tidy()
+                while True:
+                    await self._round()
+                    await asyncio.sleep(ROUND_S)
+            except OrchestratorError as error:
+                log.warning("images can't be looked after: %s", error, extra={"reason": error.reason})
+            except Exception:
+                log.exception("a round of making images failed")
+            await asyncio.sleep(RETRY_S)
+
+    async def _round(self) -> None:
+        state = await asyncio.to_thread(self._wheels.state)
+        if state != self._wheels_state:
+            self._wheels_state = state
+            self._images.retry()
+        if time.monotonic() >= self._look_at or self._images.unknown():
+            await self._look()
+        while (wanted := self._images.next()) is not None:
+            await self._make(wanted)
+
+    async def _look(self) -> None:
+        base = await self._maker.look(self._settings.sandbox_image)
+        own = {name: await self._problem_of(name) for name in self._images.own}
+        news = self._images.tell(base, await self._maker.made(), own)
+        self._look_at = time.monotonic() + LOOK_S
+        if news:
+            await self._changed()
+
+    async def _problem_of(self, image: str) -> str:
+        """Of one of the operator's own."""
+        try:
+            facts = await self._maker.look(image)
+        except ImageNotFound:
+            return f"the engine has no image {image}: build it, or pull it"
+        if facts.brings is None:
+            return f"the image {image} was not made from {self._settings.sandbox_image}, or from another release of it"
+        if facts.volumes:
+            return f"the image {image} declares a volume ({', '.join(facts.volumes)}), which no sandbox may have"
+        return ""
+
+    async def _make(self, wanted: PackageSet) -> None:
+        began = time.monotonic()
+        facts = {"image": wanted.name, "requirements": len(wanted.requirements)}
+        log.info("image is being made", extra=facts)
+        await self._changed()
+        try:
+            await self._maker.make(await asyncio.to_thread(self._order, wanted), lambda text: self._write(wanted, text))
+            await self._look()  # what isn't known to be there can't be ready
+        except BuildFailed as error:
+            self._images.done(wanted.name, Progress.FAILED, str(error))
+            log.warning("image was not made: %s", error, extra=facts)
+        except BaseException:
+            self._images.done(wanted.name, Progress.QUEUED)
+            raise
+        else:
+            self._images.done(wanted.name, Progress.READY)
+            log.info("image made", extra={**facts, "took_s": round(time.monotonic() - began, 1)})
+        await self._changed()
+
+    def _order(self, wanted: PackageSet) -> ImageOrder:
+        settings = self._settings
+        return ImageOrder(
+            name=wanted.name,
+            base=wanted.base,
+            generation=wanted.generation,
+            requirements=wanted.requirements,
+            constraints=wanted.constraints,
+            wheels=self._wheels.of(wanted.requirements),
+            index_url=settings.package_index,
+            network=settings.build_network if settings.package_index and settings.build_network != "none" else "",
+            timeout_s=settings.build_timeout_s,
+        )
+
+    # -- logs -------------------------------------------------------------------------------------------------------
+
+    def log_of(self, image: str) -> str:
+        """What pip said when this image was made, or wasn't; "" if that isn't known."""
+        try:
+            return self._log(image).read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def _write(self, wanted: PackageSet, text: str) -> None:
+        try:
+            self._logs.mkdir(mode=0o700, exist_ok=True)
+            self._log(wanted.name).write_text("".join(f"{line}\n" for line in wanted.requirements) + "\n" + text)
+            logs = sorted(self._logs.iterdir(), key=os.path.getmtime)
+            for old in logs[:-MAX_LOGS]:
+                old.unlink()
+        except OSError as error:
+            log.warning("a build's log can't be written: %s", error)
+
+    def _log(self, image: str) -> Path:
+        return self._logs / f"{image.rpartition(':')[2]}.log"
+
+    def progress(self, image: str) -> Progress | None:
+        return self._images.progress(image)
+
+    # -- for operators ----------------------------------------------------------------------------------------------
+
+    def again(self, image: str) -> bool:
+        """Have this image made once more; False if it isn't one that is made here."""
+        if self._images.progress(image) is None:
+            return False
+        self._images.retry([image])
+        return True
+
+    def unwanted(self, used: Collection[str]) -> list[MadeImage]:
+        return self._images.unwanted(used)
+
+    async def prune(self, used: Collection[str]) -> list[MadeImage]:
+        """Remove what no app and no sandbox uses; returns what is gone."""
+        unwanted = self.unwanted(used)
+        gone = set(await self._maker.remove([each.name for each in unwanted]))
+        self._look_at = 0.0
+        return [each for each in unwanted if each.name in gone]
