@@ -25,6 +25,7 @@ from .navigation import navigation
 from .pages import Pages
 from .platform import PlatformSite
 from .problems import login_url, problem, problem_of_error, problem_of_route
+from .proxy_sign_in import ProxySignIn
 from .relay import Carrier, relay_for
 from .routes import RouteTable
 from .sign_ins import SIGNED_OUT
@@ -56,6 +57,7 @@ class Gateway:
         self.activity = Activity()
         self.routes = RouteTable(on_platform=self._configure, on_ended=self._ended)
         self._site = PlatformSite(self)
+        self._proxy_sign_in: ProxySignIn | None = None
         self._upstreams: dict[SandboxId, Upstream] = {}
         self._relays: dict[SandboxId, set[Carrier]] = {}
         self._sockets: dict[UserId, int] = {}
@@ -90,6 +92,9 @@ class Gateway:
                 await self.pages.forbidden(self._host_words(), "public_url", status=421)(scope, receive, send)
             else:
                 await problem(421, "host", self._host_words())(scope, receive, send)
+            return
+        if self._proxy_sign_in is not None and (answer := await self._greet(scope, edge)) is not None:
+            await answer(scope, receive, send)
             return
         name, rest = front.parse_target(path)
         if name is None:
@@ -299,7 +304,18 @@ class Gateway:
 
     def identify(self, scope: Scope, edge: Edge) -> Visitor | None:
         """Who asks; None for somebody who brings no cookie of ours that still counts."""
-        return self.identity.visitor(scope["headers"], edge.scheme)
+        visitor = self.identity.visitor(scope["headers"], edge.scheme)
+        if self._proxy_sign_in is None:
+            return visitor
+        return self._proxy_sign_in.confirmed(visitor, self._proxy_sign_in.person(scope))
+
+    async def _greet(self, scope: Scope, edge: Edge) -> Response | None:
+        """Sign in whom the proxy names, when he opens a page and isn't known as that."""
+        assert self._proxy_sign_in is not None
+        person = self._proxy_sign_in.person(scope)
+        if person is None or not navigation(scope) or front.raw_path(scope) == b"/-/enter":
+            return None
+        return None if self.identify(scope, edge) is not None else await self._site.admit(scope, edge, person)
 
     def card(self, name: AppName, visitor: Visitor | None) -> AppCard | None:
         """The app of that name if this visitor may open it. The one place that decides that here: what it answers None
@@ -389,6 +405,7 @@ class Gateway:
             scheme=edge.scheme,
             client=edge.client,
             cookie_names=COOKIE_NAMES,
+            withheld=self._proxy_sign_in.withheld if self._proxy_sign_in is not None else frozenset(),
         )
 
     # -- the route table -----------------------------------------------------------------------------------------
@@ -396,6 +413,7 @@ class Gateway:
     def _configure(self, platform: Platform) -> None:
         self.edges = Edges(platform)
         self.identity.life_s = int(platform.anonymous_life_s)
+        self._proxy_sign_in = ProxySignIn(platform.headers, self.edges) if platform.auth == "header" else None
         self.pages.warnings = platform.warnings
 
     def _ended(self, sandbox: SandboxId, reason: str) -> None:

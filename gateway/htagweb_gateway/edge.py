@@ -58,6 +58,10 @@ class Edges:
             scheme, known = self._public_scheme, True
         return Edge(scheme, host, client, bool(told), trusted, known)
 
+    def from_proxy(self, scope: dict[str, Any]) -> bool:
+        """Whether a trusted proxy sends this request."""
+        return bool(scope.get("client")) and self._trusts(scope["client"][0])
+
     def _trusts(self, address: str) -> bool:
         if not self._trusted:
             return False

@@ -65,11 +65,14 @@ class Forward(msgspec.Struct, frozen=True, kw_only=True):
     client: str  # the visitor's IP address
     forwarded_for: str = ""  # the whole chain, where trusted proxies stand in front; else `client` alone
     cookie_names: frozenset[bytes] = frozenset()  # the platform's own; they stay here
+    withheld: frozenset[bytes] = frozenset()  # fields in which a proxy tells the platform something
 
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) -> RawHeaders:
     """The headers for the sandbox; names in `headers` are lower case (ASGI). Framing of the body is the caller's."""
     headers = list(headers)
+    if forward.withheld:
+        headers = [pair for pair in headers if pair[0].replace(b"_", b"-") not in forward.withheld]
     named = _named_by_connection(headers)
     out: RawHeaders = [(b"host", forward.host)]
     for pair in headers:

@@ -13,10 +13,11 @@ from starlette.responses import RedirectResponse, Response
 
 from htagweb_orchestrator.api import SessionVerbs
 from htagweb_orchestrator.errors import OrchestratorError, SignInLimited, SignInRefused
-from htagweb_orchestrator.model import Oidc, Welcome, sign_in_id
+from htagweb_orchestrator.model import Oidc, Person, Welcome, sign_in_id
 
 from .edge import Edge
 from .forms import FormRefused, read_form
+from .front import raw_path
 from .identity import HINT, NAMES, OPERATOR, PROVIDER, find_cookie, set_cookie
 from .oidc_errors import ProviderFailed, SignInFailed
 from .problems import local, login_url, problem
@@ -77,6 +78,8 @@ class Login:
                 return gateway.pages.login(target)
             case "oidc":
                 return await self._send_away(request, edge, target)
+            case "header":  # the proxy signs in whoever it lets through to here
+                return RedirectResponse(target, 303, headers=_NO_STORE)
         return gateway.pages.not_found("/-/login")
 
     async def _sign_in(self, request: Request, edge: Edge, form: dict[str, str], visitors: SessionVerbs) -> Response:
@@ -96,6 +99,21 @@ class Login:
             return self._gateway.pages.login(target, name=name, error=str(error), status=403)
         except OrchestratorError as error:
             return self._gateway.pages.refused(error, target=login_url(target))
+        return self._welcomed(edge, welcome, target)
+
+    async def admit(self, request: Request, edge: Edge, person: Person) -> Response:
+        """Sign in somebody whom a trusted proxy names, and let him open again what he was about to."""
+        pages, visitors = self._gateway.pages, self._gateway.visitors
+        query = request.scope["query_string"].decode("latin-1")
+        target = local(raw_path(dict(request.scope)).decode("latin-1") + (f"?{query}" if query else ""))
+        if visitors is None:
+            return pages.not_found(target)
+        try:
+            welcome = await visitors.admit(person, "header", **self._asking(request, edge))
+        except SignInRefused as error:
+            return pages.sign_in_failed(str(error), target=target, status=403)
+        except OrchestratorError as error:
+            return pages.refused(error, target=target)
         return self._welcomed(edge, welcome, target)
 
     def _asking(self, request: Request, edge: Edge) -> dict[str, Any]:

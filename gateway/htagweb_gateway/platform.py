@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from htagweb_orchestrator.errors import OrchestratorError
-from htagweb_orchestrator.model import AppName, Ending, Route, State
+from htagweb_orchestrator.model import AppName, Ending, Person, Route, State
 
 from . import admin, front
 from .admin import OperatorSite
@@ -46,6 +46,10 @@ class PlatformSite:
         if request.method == "HEAD":
             answer.body = b""
         await answer(scope, receive, send)
+
+    async def admit(self, scope: Any, edge: Edge, person: Person) -> Response:
+        """Sign in somebody whom a trusted proxy names."""
+        return await self._login.admit(Request(scope), edge, person)
 
     async def _answer(self, request: Request, edge: Edge) -> Response:
         pages = self._gateway.pages
