@@ -23,19 +23,26 @@ SETTLE_S = 1.0  # what a proxy does after the last of many connections was opene
 class Workload:
     name: str
     connections: tuple[int, ...]
-    request: Callable[[int, str], bytes]  # of a port and a visitor's cookie
+    request: Callable[[int, str, int], bytes]  # of a port, a visitor's cookie, and a number below `different`
+    different: int = 1
 
 
 WORKLOADS = [
-    Workload("70 B POST", (1, 16, 64), lambda port, cookie: traffic.post("/bench/click", port, cookie)),
+    Workload("70 B POST", (1, 16, 64), lambda port, cookie, _: traffic.post("/bench/click", port, cookie)),
     Workload(
         "the same with all of a browser's headers",
         (16,),
-        lambda port, cookie: traffic.post("/bench/click", port, cookie, more=traffic.BROWSER),
+        lambda port, cookie, _: traffic.post("/bench/click", port, cookie, more=traffic.BROWSER),
     ),
-    Workload("4 KB page", (1, 16, 64), lambda port, cookie: traffic.get("/bench/page", port, cookie)),
-    Workload("1 MB down", (1, 16, 64), lambda port, cookie: traffic.get("/bench/large", port, cookie)),
-    Workload("1 MB up", (16,), lambda port, cookie: traffic.post("/bench/upload", port, cookie, LARGE)),
+    Workload(
+        "70 B POST, each with a query of its own",
+        (16,),
+        lambda port, cookie, number: traffic.post(f"/bench/click?{number}", port, cookie),
+        different=300,  # for each visitor: more together than anybody remembers
+    ),
+    Workload("4 KB page", (1, 16, 64), lambda port, cookie, _: traffic.get("/bench/page", port, cookie)),
+    Workload("1 MB down", (1, 16, 64), lambda port, cookie, _: traffic.get("/bench/large", port, cookie)),
+    Workload("1 MB up", (16,), lambda port, cookie, _: traffic.post("/bench/upload", port, cookie, LARGE)),
 ]
 
 
@@ -72,7 +79,13 @@ class Load:
         _, self._core = two_cores()
 
     def http(self, proxy: Running, workload: Workload, connections: int, seconds: int, into: Figures) -> None:
-        path = self._write([workload.request(proxy.port, cookie) for cookie in self._visitors(connections)])
+        path = self._write(
+            [
+                workload.request(proxy.port, cookie, number)
+                for number in range(workload.different)
+                for cookie in self._visitors(connections)
+            ]
+        )
         threads = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", str(HERE / "requests.lua")]
         self._measure(["wrk", *threads, f"http://127.0.0.1:{proxy.port}", "--", str(path)], proxy, into)
 

@@ -5,6 +5,8 @@ The sandbox is hostile by assumption. What two parsers could read differently is
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import httptools
 
 from .headers import RawHeaders
@@ -12,6 +14,21 @@ from .upstream_errors import BadResponse
 
 HEAD_BYTES = 64 * 1024  # of a head with the interim (1xx) answers before it; also of trailers or one chunk's extensions
 INTERIM_ANSWERS = 16
+REMEMBERED = 512
+REMEMBERED_BYTES = 4096  # no longer head is remembered
+_END = b"\r\n\r\n"
+
+
+class Head:
+    """Of an answer with a body of `length` bytes: what its bytes mean, whoever asked."""
+
+    __slots__ = ("headers", "keep", "length", "status")
+
+    def __init__(self, status: int, headers: RawHeaders, length: int, keep: bool) -> None:
+        self.status = status
+        self.headers = headers  # names in lower case; not to be changed
+        self.length = length
+        self.keep = keep
 
 
 class Answer:
@@ -28,6 +45,7 @@ class Answer:
         "_silent",
         "_until_eof",
         "complete",
+        "head",
         "head_done",
         "headers",
         "heard",
@@ -37,14 +55,15 @@ class Answer:
     )
 
     def __init__(self, *, no_body: bool) -> None:
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None  # made where it is needed
         self._no_body = no_body  # whatever the head says: an answer to HEAD
         self._until_eof = self._progress = False
         self._head_bytes = self._interim = self._silent = 0
         self._left: int | None = None  # bytes of body still to come, where the head says how many there are
         self._pieces: list[bytes] = []
+        self.head: Head | None = None  # where it is one that `read_head` knows
         self.status = 0
-        self.headers: RawHeaders = []  # names in lower case
+        self.headers: RawHeaders = []  # names in lower case; not to be changed
         self.heard = self.head_done = self.complete = self.keep = False
         self.waiting = 0  # bytes of body that nobody took yet
 
@@ -52,9 +71,27 @@ class Answer:
         """Raises BadResponse where this is no answer that may be passed on. What follows a complete one is dropped."""
         if self._left and self.head_done and not self.complete:
             self._count(data)
-            return
+        elif self.heard or self._no_body or not self._begin(data):
+            self._parse(data)
+
+    def _begin(self, data: bytes) -> bool:
+        """Whether this begins with a head that needs no parser, and was taken for that."""
+        end = data.find(_END, 0, REMEMBERED_BYTES) + len(_END)
+        if end < len(_END) or (head := read_head(data[:end])) is None:
+            return False
+        self.head = head
+        self.status, self.headers, self._left, self.keep = head.status, head.headers, head.length, head.keep
+        self.heard = self.head_done = True
+        self.complete = not self._left
+        if len(data) > end:
+            self._count(data[end:])
+        return True
+
+    def _parse(self, data: bytes) -> None:
         self.heard = True
         self._progress = False
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -94,6 +131,7 @@ class Answer:
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        assert self._parser is not None
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             self._interim += 1
@@ -132,7 +170,7 @@ class Answer:
             self.complete = True
 
     def _count(self, data: bytes) -> None:
-        """The rest of a body whose length is known: nothing in it is the parser's business, which would copy it."""
+        """More of a body whose length is known: nothing in it is the parser's business, which would copy it."""
         assert self._left is not None
         if len(data) > self._left:
             data = data[: self._left]
@@ -154,3 +192,22 @@ class Answer:
                 self._left = int(value)
                 return True
         return False
+
+
+@lru_cache(REMEMBERED)
+def read_head(raw: bytes) -> Head | None:
+    """What an Answer makes of these bytes; None unless they are exactly one head that says how long its body is.
+
+    Servers say the same heads again and again, but for the second in Date.
+    """
+    answer = Answer(no_body=False)
+    try:
+        answer._parse(raw)
+    except BadResponse:
+        return None
+    length = answer._left
+    if not answer.head_done or answer._interim or answer.waiting or length is None:
+        return None
+    if answer.complete is not (length == 0):
+        return None
+    return Head(answer.status, answer.headers, length, answer.keep)

@@ -19,10 +19,13 @@ from htagweb_orchestrator.model import AppCard, AppName, Change, Ending, Platfor
 from . import front
 from .activity import Activity, is_activity
 from .edge import Edge, Edges
+from .errand import Sender
 from .headers import Forward
+from .heads import Head
 from .identity import COOKIE_NAMES, Identity, Visitor
 from .navigation import navigation
 from .pages import Pages
+from .passes import Passes
 from .platform import PlatformSite
 from .problems import login_url, problem, problem_of_error, problem_of_route
 from .proxy_sign_in import ProxySignIn
@@ -56,6 +59,7 @@ class Gateway:
         self.edges = Edges(Platform())
         self.activity = Activity()
         self.routes = RouteTable(on_platform=self._configure, on_ended=self._ended)
+        self._passes = Passes(self.routes, identity.sign_ins)
         self._site = PlatformSite(self)
         self._proxy_sign_in: ProxySignIn | None = None
         self._upstreams: dict[SandboxId, Upstream] = {}
@@ -163,6 +167,22 @@ class Gateway:
         except OrchestratorError as error:
             return self.refusal(error, card, target, wants_page, dev=self.dev(edge))
 
+    def errand(self, sender: Sender, head: Head, body: bytes, address: str, scheme: str) -> bool:
+        """What our own protocol class asks of a request that came whole: pass it on at once, if the very same was let
+        through a moment ago. False: it is for `__call__`."""
+        found = self._passes.find(head, address, scheme)
+        if found is None:
+            return False
+        if found.touches:
+            found.meter.touch()
+        if found.sign_in is None:
+            return found.upstream.errand(sender, found.request + body, found.place)
+        release = self.identity.sign_ins.hold(found.sign_in, sender.abort)
+        if found.upstream.errand(sender, found.request + body, found.place, on_over=release):
+            return True
+        release()
+        return False
+
     async def _relay_http(
         self,
         scope: Scope,
@@ -174,12 +194,13 @@ class Gateway:
         visitor: Visitor,
     ) -> bool:
         """True once the exchange is over; False if nobody could be reached, and nothing was sent or read."""
-        meter = self.activity.meter(route.sandbox)
-        if is_activity(scope):
+        meter, active = self.activity.meter(route.sandbox), is_activity(scope)
+        if active:
             if not meter.last and route.steps_ms and navigation(scope):
                 send = timed(send, route.steps_ms)
             meter.touch()
         upstream = self._upstream(route, card)
+        self._passes.note(scope, visitor.sign_in, route, upstream, forward, meter, touches=active)
         try:
             if visitor.sign_in is None:
                 await upstream.http(scope, receive, send, forward, on_upload=meter.touch)

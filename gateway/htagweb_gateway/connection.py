@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from .alarm import Alarm
-from .answer import Answer
+from .answer import Answer, Head
 from .headers import RawHeaders
 from .upstream_errors import BadResponse, Dropped, HeadTimeout, UpstreamError
 
@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None  # None between two exchanges
         self._error: UpstreamError | None = None
         self._paused = False
+        self.on_news: Callable[[], None] | None = None  # is told of the answer, where nobody waits for it
         self._reader: asyncio.Future[None] | None = None  # waits for news of the answer
         self._drained: asyncio.Future[None] | None = None  # None while there is room to write
         self._head_alarm = Alarm(self._loop, self._head_is_late)
@@ -138,6 +139,27 @@ class Connection(asyncio.Protocol):
             self._head_alarm.set(timeout_s)
 
     @property
+    def silent(self) -> bool:
+        """Whether there is no head yet, nor anything else that ends the wait for it."""
+        return self._error is None and self._answer is not None and not self._answer.head_done
+
+    @property
+    def whole(self) -> Head | None:
+        """The answer's head, if all of the answer is here and `read_head` knows it."""
+        answer = self._answer
+        return answer.head if answer is not None and answer.complete and self._error is None else None
+
+    def take(self) -> bytes:
+        """The body that has come since the last call."""
+        assert self._answer is not None
+        data = self._answer.take()
+        if self._paused:
+            self._paused = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+        return data
+
+    @property
     def has_news(self) -> bool:
         """Whether `body` would return at once."""
         return self._answer is not None and (self._answer.waiting > 0 or self._answer.complete)
@@ -163,12 +185,7 @@ class Connection(asyncio.Protocol):
                         await self._news()
             except TimeoutError:
                 raise BadResponse(f"no more of the body within {timeout_s:g} s") from None
-        data = answer.take()
-        if self._paused:
-            self._paused = False
-            if self._transport is not None:
-                self._transport.resume_reading()
-        return data, not answer.complete
+        return self.take(), not answer.complete
 
     def finish(self) -> bool:
         """End the exchange; True if the connection may serve another one."""
@@ -197,7 +214,9 @@ class Connection(asyncio.Protocol):
             self._reader = None
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
+        if self.on_news is not None:
+            self.on_news()
+        elif self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
     def _head_is_late(self) -> None:

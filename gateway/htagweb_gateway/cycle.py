@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -10,6 +11,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 # What would end a field, or is no text at all. Names come in lower case, from our own code or checked by a parser.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The lines of a head. Raises ValueError where a value would be more than one."""
+    lines = [b"%b: %b" % pair for pair in headers]
+    if _CONTROL.search(b"".join(lines)):
+        raise ValueError("a header has a value that no header may have")
+    return b"".join([b"%b\r\n" % line for line in lines])
 
 
 class Cycle(RequestResponseCycle):
@@ -62,24 +71,21 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         self.chunked_encoding = None
         self.expected_content_length = 0
-        lines: list[bytes] = []
         closing = False
-        for name, value in (*self.default_headers, *headers):
+        headers = [*self.default_headers, *headers]
+        for name, value in headers:
             if name == b"content-length":
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False
             elif name == b"connection" and value.lower() == b"close":
                 self.keep_alive = False
                 closing = True
-            lines.append(b"%b: %b" % (name, value))
-        if _CONTROL.search(b"".join(lines)):
-            raise RuntimeError("a header has a value that no header may have")
         if not self.keep_alive and not closing:
-            lines.append(b"connection: close")
+            headers.append((b"connection", b"close"))
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked")
-        return STATUS_LINE[status] + b"\r\n".join(lines) + (b"\r\n\r\n" if lines else b"\r\n")
+            headers.append((b"transfer-encoding", b"chunked"))
+        return STATUS_LINE[status] + fields(headers) + b"\r\n"
 
     def _send_body(self, body: bytes, more: bool) -> None:
         if self.scope["method"] == "HEAD":

@@ -66,6 +66,14 @@ class Pool(Protocol):
     def give_back(self, connection: Connection) -> None: ...
 
 
+class Begun(Protocol):
+    """A request that was sent before anybody knew that its answer needs an exchange: `scope["htagweb.errand"]`."""
+
+    pool: Pool
+
+    def take(self) -> Connection: ...
+
+
 class Exchange:
     def __init__(
         self,
@@ -86,15 +94,19 @@ class Exchange:
         self._timeouts = timeouts
         self._on_upload = on_upload
         self._method: str = scope["method"]
-        self._head, self._has_body, self._chunked = _request_head(scope, forward, secret)
+        self._head, self._has_body, self._chunked = request_head(scope, forward, secret)
         self._visitor: Visitor | None = scope.get("htagweb.visitor")
+        self._begun: Begun | None = scope.get("htagweb.errand")
         self._listener: asyncio.Task[None] | None = None
         self._connection: Connection
         self._uploaded = self._gone = self._given_back = False
 
     async def run(self) -> None:
         """Raises UpstreamError as long as nothing of an answer was sent; later a fault breaks off the transfer."""
-        self._connection, used = await self._pool.take(fresh=False)
+        if self._begun is None:
+            self._connection, used = await self._pool.take(fresh=False)
+        else:
+            self._pool, self._connection, used = self._begun.pool, self._begun.take(), True
         replayable = used and not self._has_body and self._method in IDEMPOTENT
         try:
             await self._ask()
@@ -119,6 +131,10 @@ class Exchange:
     async def _ask(self) -> None:
         """Send the request, or begin to, and see to it that a visitor who leaves ends it."""
         visitor = self._visitor
+        if visitor is not None and self._begun is not None:
+            self._uploaded = True
+            visitor.on_gone = self._left
+            return
         if visitor is None or not visitor.whole:
             self._begin()
             self._listener = asyncio.create_task(self._listen(), name="visitor")
@@ -241,7 +257,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _request_head(scope: Message, forward: Forward, secret: bytes | None) -> tuple[bytes, bool, bool]:
+def request_head(scope: Message, forward: Forward, secret: bytes | None) -> tuple[bytes, bool, bool]:
     """The head's bytes; whether a body follows; whether it is chunked: it is framed anew."""
     if _TARGET.fullmatch(forward.target) is None:
         raise ValueError("the target was not checked")

@@ -7,7 +7,7 @@ that are forwarded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ HOST_BYTES = 253 + len(":65535")  # RFC 1035 2.3.4, without the root's dot
 REMEMBERED = 1024  # hosts, origins and targets that were looked at before
 REMEMBERED_BYTES = 256  # no longer target is remembered
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 _HOST = re.compile(rb"(?P<name>[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(rb"(https?)://([^/?#@\\\s]+)", re.IGNORECASE)
@@ -56,6 +56,15 @@ def check(scope: dict[str, Any]) -> Refusal | None:
         or check_host(headers)
         or check_path(raw_path(scope), scope["query_string"])
     )
+
+
+def check_head(http_version: str, target: bytes, headers: Headers, *, upgrade: bool = False) -> Refusal | None:
+    """The same for a head that our own parser has just read, before there is a scope."""
+    if http_version not in ("1.0", "1.1"):
+        return Refusal(400, "only version 1.1 of HTTP is spoken here")
+    if not target.startswith(b"/") or b"#" in target:
+        return Refusal(400, "the target must be a path on this host")
+    return check_framing(http_version, headers, websocket=upgrade) or check_host(headers)
 
 
 def check_framing(http_version: str, headers: Headers, *, websocket: bool = False) -> Refusal | None:

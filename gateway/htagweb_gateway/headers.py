@@ -55,16 +55,21 @@ class Fate(Enum):
     REWRITTEN = 2  # or removed, as its value is
 
 
-class Forward(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one request goes and what its sandbox is told about the visitor."""
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a visitor's browser finds an app: all that decides what becomes of an answer's headers."""
 
     prefix: str  # "/counter"; "" for an app served at the root
-    target: bytes  # path after the prefix and "?query", as sent: b"/x?a=b"
     host: bytes  # as the visitor's browser sent it
+    cookie_names: frozenset[bytes] = frozenset()  # the platform's own; they stay here
+
+
+class Forward(Place, frozen=True, kw_only=True):
+    """Where one request goes and what its sandbox is told about the visitor."""
+
+    target: bytes  # path after the prefix and "?query", as sent: b"/x?a=b"
     scheme: str  # "http" or "https", as the visitor sees it
     client: str  # the visitor's IP address
     forwarded_for: str = ""  # the whole chain, where trusted proxies stand in front; else `client` alone
-    cookie_names: frozenset[bytes] = frozenset()  # the platform's own; they stay here
     withheld: frozenset[bytes] = frozenset()  # fields in which a proxy tells the platform something
 
 
@@ -101,7 +106,7 @@ def handshake_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward) 
     return [pair for pair in request_headers(headers, forward) if pair[0] not in _HANDSHAKE_REMOVED]
 
 
-def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *, status: int = 200) -> RawHeaders:
+def response_headers(headers: Iterable[tuple[bytes, bytes]], place: Place, *, status: int = 200) -> RawHeaders:
     """The headers for the browser; names in `headers` are lower case."""
     headers = list(headers)
     named = _named_by_connection(headers)
@@ -116,13 +121,13 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *
             out.append(pair)
             continue
         if name == b"set-cookie":
-            confined = confine_cookie(value, forward)
+            confined = confine_cookie(value, place)
             if confined is None or cookies == MAX_COOKIES:
                 continue
             cookies += 1
             value = confined
         elif name == b"location" or name == b"content-location":
-            value = relocate(value, forward)
+            value = relocate(value, place)
         elif name == b"content-length" and status in (204, 304):
             continue  # without a body there is nothing to measure, and servers insist on the number being right
         elif name == b"content-type" and value.lower().startswith(b"text/event-stream"):
@@ -131,7 +136,7 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]], forward: Forward, *
     return out
 
 
-def confine_cookie(value: bytes, forward: Forward) -> bytes | None:
+def confine_cookie(value: bytes, place: Place) -> bytes | None:
     """A sandbox's Set-Cookie, limited to its own path and this host; None if it may not be set at all."""
     if len(value) > MAX_COOKIE_BYTES:
         return None
@@ -142,9 +147,9 @@ def confine_cookie(value: bytes, forward: Forward) -> bytes | None:
     if not equals or _TOKEN.fullmatch(name) is None:
         return None
     lower = name.lower()
-    if lower.startswith((b"__host-", b"__secure-")) or any(lower == ours.lower() for ours in forward.cookie_names):
+    if lower.startswith((b"__host-", b"__secure-")) or any(lower == ours.lower() for ours in place.cookie_names):
         return None
-    base = forward.prefix.encode("latin-1") + b"/"
+    base = place.prefix.encode("latin-1") + b"/"
     path = base
     kept = [pair.strip()]
     for attribute in attributes:
@@ -160,17 +165,17 @@ def confine_cookie(value: bytes, forward: Forward) -> bytes | None:
     return b"; ".join(kept)
 
 
-def relocate(location: bytes, forward: Forward) -> bytes:
+def relocate(location: bytes, place: Place) -> bytes:
     """A redirect to the app itself, put under its prefix: the app doesn't see the prefix, so it leaves it out.
 
     A URL of this host becomes a path: the app may not know that the visitor came by https.
     """
-    prefix = forward.prefix.encode("latin-1")
+    prefix = place.prefix.encode("latin-1")
     if not prefix:
         return location
     own = _ABSOLUTE.fullmatch(location)
     if own is not None:
-        if not _same_host(own[2], forward.host):
+        if not _same_host(own[2], place.host):
             return location
         location = own[3] if own[3].startswith(b"/") else b"/" + own[3]
     elif not location.startswith(b"/"):

@@ -19,9 +19,11 @@ from uvicorn.server import ServerState
 from websockets.http11 import Request
 
 from .alarm import Alarm
-from .cycle import Cycle
+from .cycle import Cycle, fields
+from .errand import Errand, Sender
 from .frames import GOING_AWAY
-from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_framing, check_host
+from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_head
+from .heads import Head, find
 
 HEAD_S = 10.0  # from the connection, or from the first byte of a later request
 REST_S = 10.0  # for the rest of a body that nobody waits for any more
@@ -29,6 +31,9 @@ LAST_CALL_S = 1.0  # for a request that crosses our shutdown on a kept-alive con
 STALLED_S = 60  # for a visitor to take any byte of what was sent, or to show any sign of life
 PIPELINED = 16
 TCP_ESTABLISHED = 1  # linux/tcp_states.h
+
+# Passes a request on that is all here (its head and its body, from that address, by that scheme) unless it is False.
+ErrandOf = Callable[[Sender, Head, bytes, str, str], bool]
 
 
 class Refused(Exception):
@@ -56,6 +61,10 @@ class FrontProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_open = True  # between requests, too
         self._body_open = False
+        self._between = True  # the parser has seen nothing of a message that isn't over
+        self._body_left = 0  # bytes of a body that passes the parser by
+        self._errand: tuple[Head, bytes] | None = None  # the request that one is about while it runs
+        self._errands: ErrandOf | None = getattr(self.app, "errand", None)
         self._draining = False
         self._fed = 0  # bytes since the last head ended, if none has ended since
         self._head_bytes = 0
@@ -81,7 +90,13 @@ class FrontProtocol(HttpToolsProtocol):
             self.on_gone()
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
+        self._keep_alive.clear()
+        if self._body_left:
+            data = self._more_body(data)
+            if not data:
+                return
+        elif self._between and not self._draining and not self._busy() and self._known(data):
+            return
         self._fed += len(data)
         try:
             self.parser.feed_data(data)
@@ -108,10 +123,99 @@ class FrontProtocol(HttpToolsProtocol):
                 elif self._fed and self._head_timer is None:
                     self._await_head()
 
+    # Requests whose head came before: the parser doesn't see them
+
+    def _known(self, data: bytes) -> bool:
+        """Whether this is such a request, or the beginning of one, and was taken."""
+        found = find(data)
+        if found is None:
+            return False
+        head, end = found
+        body = data[end:]
+        left = head.length - len(body)
+        if left < 0:
+            return False  # another request is behind it
+        if self._head_timer is not None:
+            self._stop_timers()
+        if not left and self._errands is not None and self.client is not None:
+            self._errand = head, body
+            if self._errands(self, head, body, self.client[0], self.scheme or "http"):
+                return True
+            self._errand = None
+        self.cycle = self._cycle_of(head, body, more=left > 0)
+        self._body_left = left
+        self._body_open = left > 0
+        self._head_open = not self._body_open
+        self._start_asgi_task(self.cycle, self.app)
+        return True
+
+    def _more_body(self, data: bytes) -> bytes:
+        """Take what belongs to a body that the parser doesn't see; return what lies behind it."""
+        body, rest = data[: self._body_left], data[self._body_left :]
+        self._body_left -= len(body)
+        self.on_body(body)
+        if not self._body_left:
+            self.on_message_complete()
+        return rest
+
+    def _cycle_of(self, head: Head, body: bytes, *, more: bool) -> Cycle:
+        scope: Any = {  # as uvicorn makes it
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": head.method,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": list(head.headers),
+            "state": self.app_state.copy(),
+            "htagweb.visitor": self,
+            "htagweb.head": head,
+        }
+        cycle = self._cycle(scope, head.target)
+        cycle.more_body = more
+        if body or not more:
+            cycle.feed(body)
+        return cycle
+
+    # What an errand asks (`errand.Sender`)
+
+    @property
+    def takes(self) -> bool:
+        return not self.flow.write_paused
+
+    def reply(self, head: bytes, body: bytes) -> None:
+        self._errand = self.on_gone = None
+        last = self._draining and not self.pipeline
+        ours = fields(self.server_state.default_headers) + (b"connection: close\r\n" if last else b"")
+        self.transport.write(b"%b%b\r\n%b" % (head, ours, body))
+        if last:
+            self.transport.close()
+        self.on_response_complete()
+
+    def go_on(self, errand: Errand) -> None:
+        assert self._errand is not None
+        cycle = self._cycle_of(*self._errand, more=False)
+        self._errand = None
+        cycle.keep_alive = not self._draining or bool(self.pipeline)
+        cycle.scope["htagweb.errand"] = errand  # type: ignore[typeddict-unknown-key]
+        if not self.pipeline:
+            self.cycle = cycle
+
+        async def finish(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                errand.drop()  # the application may have decided otherwise
+
+        self._start_asgi_task(cycle, finish)
+
     # What httptools calls. An exception in here comes out of feed_data as its error's __context__.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._between = False
         self._head_bytes = 0
         self.scope["htagweb.visitor"] = self  # type: ignore[typeddict-unknown-key]
 
@@ -136,11 +240,7 @@ class FrontProtocol(HttpToolsProtocol):
         upgrade = self.parser.should_upgrade()
         websocket = upgrade and self._should_upgrade()
         version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise Refused(Refusal(400, "only version 1.1 of HTTP is spoken here"))
-        if not self.url.startswith(b"/") or b"#" in self.url:
-            raise Refused(Refusal(400, "the target must be a path on this host"))
-        refusal = check_framing(version, self.headers, websocket=upgrade) or check_host(self.headers)
+        refusal = check_head(version, self.url, self.headers, upgrade=upgrade)
         if refusal is not None:
             raise Refused(refusal)
         if len(self.pipeline) >= PIPELINED:
@@ -160,10 +260,12 @@ class FrontProtocol(HttpToolsProtocol):
             self.cycle.feed(body)
 
     def on_message_complete(self) -> None:
-        self._head_open = True
+        self._head_open = self._between = True
         self._body_open = False
         self._fed = 0
-        super().on_message_complete()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
         if self._rest_timer is not None:
             self._rest_timer.cancel()
             self._rest_timer = None
@@ -178,7 +280,8 @@ class FrontProtocol(HttpToolsProtocol):
         """
         self._draining = True
         if self._busy():
-            self.cycle.keep_alive = False
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
         else:
             self._last_call = self.loop.call_later(self.last_call_s, self.transport.close)
 
@@ -219,7 +322,7 @@ class FrontProtocol(HttpToolsProtocol):
         return _left(self.transport)
 
     def _busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._errand is not None or (self.cycle is not None and not self.cycle.response_complete)
 
     def _disconnect(self) -> None:
         """Tell the application now what `connection_lost` would tell it a moment later, so that nothing is logged."""
@@ -230,15 +333,23 @@ class FrontProtocol(HttpToolsProtocol):
             self.on_gone()
 
     def _start_cycle(self, *, keep_alive: bool) -> None:
+        waits = self._busy()
+        self.cycle = self._cycle(self.scope, self.url, expect=self.expect_100_continue, keep_alive=keep_alive)
+        if waits:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._start_asgi_task(self.cycle, self.app)
+
+    def _cycle(self, scope: Any, target: bytes, *, expect: bool = False, keep_alive: bool = True) -> Cycle:
         """uvicorn's own way, with our Cycle."""
-        raw_path, _, query = self.url.partition(b"?")
+        raw_path, _, query = target.partition(b"?")
         path = raw_path.decode("latin-1")  # `front.check_path` refuses what isn't ASCII
-        self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"] = raw_path
-        self.scope["query_string"] = query
-        before = self.cycle
-        self.cycle = Cycle(
-            scope=self.scope,
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        return Cycle(
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -246,15 +357,10 @@ class FrontProtocol(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=expect,
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
 
     def _await_request(self) -> None:
         self._keep_alive.set(self.timeout_keep_alive)

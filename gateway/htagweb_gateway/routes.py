@@ -29,6 +29,7 @@ class RouteTable:
 
     def __init__(self, *, on_platform: Callable[[Platform], None], on_ended: Callable[[SandboxId, str], None]) -> None:
         self.filled = self.complete = False
+        self.edition = 0  # counts the changes of anything but routes
         self.platform = Platform()
         self.apps: dict[AppName, AppCard] = {}
         self._routes: dict[tuple[UserId, AppName], Route] = {}
@@ -59,6 +60,8 @@ class RouteTable:
                 self._on_ended(before.sandbox, (route.ending or "gone") if before.sandbox == route.sandbox else "gone")
 
     def apply(self, change: Change) -> None:
+        if not isinstance(change, RouteChanged | RouteGone):
+            self.edition += 1
         match change:
             case RouteChanged(route=route):
                 self.put(route)

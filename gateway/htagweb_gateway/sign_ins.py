@@ -54,11 +54,20 @@ class SignIns:
         if sign_in is None:
             yield
             return
-        held = self._open.setdefault(sign_in.id, set())
-        held.add(close)
+        release = self.hold(sign_in, close)
         try:
             yield
         finally:
+            release()
+
+    def hold(self, sign_in: SignIn, close: Callable[[], None]) -> Callable[[], None]:
+        """The same, until what is returned is called."""
+        held = self._open.setdefault(sign_in.id, set())
+        held.add(close)
+
+        def release() -> None:
             held.discard(close)
             if not held and self._open.get(sign_in.id) is held:
                 del self._open[sign_in.id]
+
+        return release

@@ -9,8 +9,9 @@ from htagweb_orchestrator.address import DialFailed, dial
 from htagweb_orchestrator.model import Address, TcpAddress
 
 from .connection import Connection
-from .exchange import Exchange, Message, Receive, Send, Timeouts
-from .headers import Forward
+from .errand import Errand, Sender
+from .exchange import Exchange, Message, Receive, Send, Timeouts, request_head
+from .headers import Forward, Place
 from .upstream_errors import Ended, Overloaded, Unreachable
 
 
@@ -67,6 +68,20 @@ class Upstream:
         )
         await exchange.run()
 
+    def prepare(self, scope: Message, forward: Forward) -> bytes:
+        """The head that `http` sends for this request."""
+        return request_head(scope, forward, self._secret)[0]
+
+    def errand(
+        self, sender: Sender, request: bytes, place: Place, *, on_over: Callable[[], None] | None = None
+    ) -> bool:
+        """Pass on a request that is all here, if a connection is free; False where `http` has to wait for one."""
+        connection = self._take_idle()
+        if connection is None:
+            return False
+        Errand(self, connection, sender, request, place, head_s=self._timeouts.head_s, on_over=on_over)
+        return True
+
     @property
     def open(self) -> int:
         """How many connections there are, in use or not."""
@@ -81,12 +96,8 @@ class Upstream:
         self._stop_expiry()
 
     async def take(self, *, fresh: bool) -> tuple[Connection, bool]:
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if connection.quiet():
-                return connection, True
-            connection.abort()
-        return await self._dial(), False
+        connection = None if fresh else self._take_idle()
+        return (await self._dial(), False) if connection is None else (connection, True)
 
     def give_back(self, connection: Connection) -> None:
         if self._closed or len(self._idle) >= self._max_idle:
@@ -97,6 +108,14 @@ class Upstream:
         self._idle.append(connection)
         if self._expiry is None:
             self._expiry = loop.call_later(self._idle_timeout_s, self._expire)
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.quiet():
+                return connection
+            connection.abort()
+        return None
 
     async def _dial(self) -> Connection:
         if self._closed:

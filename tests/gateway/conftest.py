@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import hypothesis
 import pytest
+
+from .scripted import warm
 
 # The same examples every time, and none is a failure for having met a busy machine.
 hypothesis.settings.register_profile("calm", deadline=None, derandomize=True)
@@ -19,6 +21,14 @@ except ImportError:
     pass
 else:
     LOOPS["uvloop"] = uvloop.new_event_loop
+
+
+@pytest.fixture(autouse=True)
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`@both_paths` asks for both."""
+    before = warm.set(getattr(request, "param", "cold") == "warm")
+    yield
+    warm.reset(before)
 
 
 def pytest_asyncio_loop_factories(

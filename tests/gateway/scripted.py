@@ -12,17 +12,21 @@ import struct
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from htagweb_gateway import front
+from htagweb_gateway.errand import Sender
 from htagweb_gateway.exchange import Message, Receive, Send
 from htagweb_gateway.handshake import refuse
 from htagweb_gateway.headers import Forward
+from htagweb_gateway.heads import Head
 from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
 from htagweb_gateway.relay import Carrier, relay_for
 from htagweb_gateway.upstream import Upstream
@@ -31,6 +35,11 @@ from htagweb_orchestrator.model import UnixAddress
 
 Script = Callable[["Wire"], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+# Whether `path_to` begins with a request, so that those of the test find a connection that is free: such as came whole
+# need no task then (see `errand`).
+warm: ContextVar[bool] = ContextVar("warm", default=False)
+both_paths = pytest.mark.parametrize("path", ["cold", "warm"], indirect=True)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
@@ -184,8 +193,26 @@ def answering(data: bytes) -> Script:
     return script
 
 
+def after_hello(script: Script) -> Script:
+    """`script`, but the first connection's first request is answered by HELLO, so that it is free to be used again."""
+    said = False
+
+    async def warm(wire: Wire) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            await wire.head()
+            await wire.send(HELLO)
+        await script(wire)
+
+    return warm
+
+
 class Front:
-    """The part of the gateway that decides, reduced to: everything goes to one sandbox, as app "app"."""
+    """The part of the gateway that decides, reduced to: everything goes to one sandbox, as app "app".
+
+    What may go as an errand does, at the first time already.
+    """
 
     def __init__(
         self, address: UnixAddress, *, message_size: int = 1 << 24, message_rate: float = 1000, **options: Any
@@ -196,8 +223,30 @@ class Front:
         self.message_rate = message_rate
         self.relays: list[Carrier] = []
         self.faults: list[UpstreamError] = []
-        self.uploads = self.messages = 0
+        self.uploads = self.messages = self.errands = 0
         self.running = 0
+
+    def errand(self, sender: Sender, head: Head, body: bytes, address: str, scheme: str) -> bool:
+        path, _, query = head.target.partition(b"?")
+        scope = {
+            "type": "http",
+            "method": head.method,
+            "http_version": "1.1",
+            "headers": head.headers,
+            "raw_path": path,
+            "query_string": query,
+            "client": (address, 0),
+            "htagweb.visitor": sender,
+        }
+        if head.method == "HEAD" or front.check(scope) is not None:
+            return False
+        forward = _forward(scope)
+        if not self.upstream.errand(sender, self.upstream.prepare(scope, forward) + body, forward):
+            return False
+        if body:
+            self._upload()
+        self.errands += 1
+        return True
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.running += 1
@@ -211,16 +260,7 @@ class Front:
         if refusal is not None:
             await _plain(send, refusal.status, refusal.message)
             return
-        host = next(value for name, value in scope["headers"] if name == b"host")
-        query = scope["query_string"]
-        forward = Forward(
-            prefix="/app",
-            target=front.raw_path(scope).removeprefix(b"/app") + (b"?" + query if query else b""),
-            host=host,
-            scheme="http",
-            client=scope["client"][0],
-            cookie_names=frozenset({b"htagweb"}),
-        )
+        forward = _forward(scope)
         try:
             if scope["type"] == "websocket":
                 relay = relay_for(
@@ -247,6 +287,18 @@ class Front:
 
     def _message(self) -> None:
         self.messages += 1
+
+
+def _forward(scope: Message) -> Forward:
+    query = scope["query_string"]
+    return Forward(
+        prefix="/app",
+        target=front.raw_path(scope).removeprefix(b"/app") + (b"?" + query if query else b""),
+        host=next(value for name, value in scope["headers"] if name == b"host"),
+        scheme="http",
+        client=scope["client"][0],
+        cookie_names=frozenset({b"htagweb"}),
+    )
 
 
 async def _plain(send: Send, status: int, text: str) -> None:
@@ -336,10 +388,14 @@ async def uvicorn_sandbox(app: App, **options: Any) -> AsyncIterator[UnixAddress
 
 @asynccontextmanager
 async def path_to(
-    script: Script, *, ws: type[asyncio.Protocol] = FrontWebSocket, **options: Any
+    script: Script, *, ws: type[asyncio.Protocol] = FrontWebSocket, fresh: bool = False, **options: Any
 ) -> AsyncIterator[tuple[Server, Front, Sandbox]]:
-    """A gateway in front of a scripted sandbox."""
-    async with sandbox(script) as found:
+    """A gateway in front of a scripted sandbox. Where `warm` is set, with a connection that has served before; a test
+    that is about a `fresh` one has none both ways."""
+    used = warm.get() and not fresh
+    async with sandbox(after_hello(script) if used else script) as found:
         app = Front(found.address, **options)
         async with gateway(app, ws=ws) as server:
+            if used:
+                assert (await server.get()).body == b"hello"
             yield server, app, found

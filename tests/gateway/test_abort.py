@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from .scripted import HELLO, OK, Wire, answering, eventually, get, path_to
+from .scripted import HELLO, OK, Wire, answering, both_paths, eventually, get, path_to
 
 BOTH_LOOPS = True
+pytestmark = both_paths
 
 
 async def test_a_visitor_who_leaves_before_the_head_ends_the_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -108,7 +109,7 @@ async def test_a_sandbox_that_answers_nothing_is_a_502() -> None:
     async def script(wire: Wire) -> None:
         await wire.head()
 
-    async with path_to(script) as (server, _, sandbox):
+    async with path_to(script, fresh=True) as (server, _, sandbox):
         assert (await server.get()).body == b"dropped"
         assert len(sandbox.wires) == 1  # a fresh connection is no stale one: no second try
 
@@ -201,7 +202,7 @@ async def test_more_requests_than_a_sandbox_may_have_are_refused() -> None:
 
 
 async def test_a_sandbox_that_is_not_there_is_unreachable() -> None:
-    async with path_to(answering(HELLO)) as (server, app, sandbox):
+    async with path_to(answering(HELLO), fresh=True) as (server, app, sandbox):
         app.upstream.address = sandbox.address.__class__(path=sandbox.address.path + "x", uid=sandbox.address.uid)
         assert (await server.get()).body == b"unreachable"
 

@@ -9,7 +9,7 @@ import pytest
 from htagweb_gateway import protocol
 from htagweb_gateway.protocol import FrontProtocol
 
-from .scripted import HELLO, OK, Script, Server, Wire, answering, eventually, gateway, get, path_to
+from .scripted import HELLO, OK, Script, Server, Wire, answering, both_paths, eventually, gateway, get, path_to
 
 BOTH_LOOPS = True
 PIECE = b"x" * 65536
@@ -43,6 +43,7 @@ def flood(sent: list[int]) -> Script:
     return script
 
 
+@both_paths
 async def test_a_flood_waits_for_a_visitor_who_does_not_read() -> None:
     sent = [0]
     async with path_to(flood(sent)) as (server, app, _):
@@ -86,6 +87,7 @@ async def test_an_upload_waits_for_a_sandbox_that_does_not_read() -> None:
         free.set()
 
 
+@both_paths
 async def test_a_sandbox_that_never_reads_the_request_is_a_504() -> None:
     free = asyncio.Event()
 
@@ -107,6 +109,7 @@ async def test_a_sandbox_that_never_reads_the_request_is_a_504() -> None:
         free.set()
 
 
+@both_paths
 @pytest.mark.parametrize("drip", [HELLO[:15], b"HTTP/1.1 103 Early\r\n\r\n" * 10])
 async def test_a_head_that_comes_in_drips_is_a_504_at_the_total_deadline(drip: bytes) -> None:
     async def script(wire: Wire) -> None:
@@ -123,6 +126,7 @@ async def test_a_head_that_comes_in_drips_is_a_504_at_the_total_deadline(drip: b
         await eventually(lambda: sandbox.running == 0)
 
 
+@both_paths
 async def test_slow_sides_get_everything_in_the_end() -> None:
     body = bytes(range(256)) * 4096
 

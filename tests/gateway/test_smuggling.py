@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from htagweb_gateway.answer import HEAD_BYTES, Answer
 from htagweb_gateway.upstream_errors import BadResponse
 
-from .scripted import HELLO, OK, Wire, answering, get, path_to
+from .scripted import HELLO, OK, Wire, answering, both_paths, get, path_to
 
 SECRET = OK + b"Content-Length: 6\r\n\r\npoison"
 
@@ -165,6 +165,7 @@ async def test_an_endless_head_is_refused_long_before_it_fills_memory() -> None:
         assert sent < 2_000_000  # what the sockets between us hold, at most
 
 
+@both_paths
 async def test_pipelined_requests_are_answered_in_order_and_not_without_limit() -> None:
     async with path_to(answering(HELLO)) as (server, _, _):
         wire = await server.connect()
@@ -214,6 +215,7 @@ BAD_ANSWERS = [
 ]
 
 
+@both_paths
 @pytest.mark.parametrize("answer", BAD_ANSWERS, ids=range(len(BAD_ANSWERS)))
 async def test_an_answer_of_two_meanings_is_a_502(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with path_to(answering(answer)) as (server, app, _):
@@ -223,6 +225,7 @@ async def test_an_answer_of_two_meanings_is_a_502(answer: bytes, caplog: pytest.
     assert caplog.records == []
 
 
+@both_paths
 @pytest.mark.parametrize(
     "surplus",
     [SECRET, b"x", OK, b"HTTP/1.1 100 Continue\r\n\r\n" + SECRET],
@@ -264,6 +267,7 @@ async def test_what_follows_an_answer_is_nobodys_next_answer(answer: bytes, surp
         assert len(sandbox.wires) >= 2
 
 
+@both_paths
 @pytest.mark.parametrize("method", [b"HEAD", b"GET"])
 async def test_an_answer_to_head_leaves_nothing_for_the_next_request(method: bytes) -> None:
     async def script(wire: Wire) -> None:
@@ -279,6 +283,7 @@ async def test_an_answer_to_head_leaves_nothing_for_the_next_request(method: byt
         assert (await wire.response()).body == b"hello"
 
 
+@both_paths
 async def test_endless_trailers_and_chunk_extensions_are_cut_off() -> None:
     for endless in (b"0\r\nX: ", b"1;"):
 
@@ -354,6 +359,7 @@ def test_any_bytes_at_all_are_an_answer_or_a_bad_one(pieces: list[bytes], no_bod
         assert result[0] == 0 or 200 <= result[0] <= 599
 
 
+@both_paths
 async def test_garbage_never_hangs_a_visitor_or_leaks_a_connection() -> None:
     script_bytes = b""
 

@@ -13,7 +13,7 @@ from htagweb_gateway.exchange import Message, Receive, Send
 from htagweb_gateway.upstream import Upstream
 from htagweb_orchestrator.model import TcpAddress
 
-from .scripted import HELLO, OK, Front, Wire, answering, eventually, gateway, get, path_to, uvicorn_sandbox
+from .scripted import HELLO, OK, Front, Wire, answering, both_paths, eventually, gateway, get, path_to, uvicorn_sandbox
 
 BOTH_LOOPS = True
 MIB = 1024 * 1024
@@ -137,6 +137,7 @@ async def test_trailers_do_not_become_headers() -> None:
     assert seen == [(b"host", b"test"), (b"transfer-encoding", b"chunked")]
 
 
+@both_paths
 async def test_events_arrive_one_by_one() -> None:
     seen = asyncio.Semaphore(0)
 
@@ -167,6 +168,7 @@ async def test_expect_is_answered_before_the_body_is_sent() -> None:
         assert (await wire.response()).body.decode() == hashlib.sha256(b"hello").hexdigest()
 
 
+@both_paths
 @pytest.mark.parametrize("leaves", [True, False])
 async def test_an_early_answer_arrives_while_the_request_still_flows(leaves: bool) -> None:
     async def script(wire: Wire) -> None:
@@ -194,6 +196,7 @@ async def test_an_early_answer_arrives_while_the_request_still_flows(leaves: boo
         assert len(sandbox.wires) == 2
 
 
+@both_paths
 @pytest.mark.parametrize(
     ("method", "answer", "status"),
     [
@@ -218,6 +221,7 @@ async def test_an_answer_without_a_body_has_none(method: bytes, answer: bytes, s
         assert await wire.rest() == b""
 
 
+@both_paths
 async def test_interim_answers_stay_here() -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
     async with path_to(answering(early + HELLO)) as (server, _, sandbox):
@@ -227,6 +231,7 @@ async def test_interim_answers_stay_here() -> None:
         assert len(sandbox.wires) == 1
 
 
+@both_paths
 async def test_the_head_has_a_deadline_that_counts_from_the_end_of_the_request() -> None:
     async def script(wire: Wire) -> None:
         await wire.head()
@@ -242,6 +247,7 @@ async def test_the_head_has_a_deadline_that_counts_from_the_end_of_the_request()
         assert (await wire.response(within_s=1)).status == 504
 
 
+@both_paths
 async def test_a_silent_body_ends_in_a_broken_transfer(caplog: pytest.LogCaptureFixture) -> None:
     async def script(wire: Wire) -> None:
         await wire.head()
@@ -256,6 +262,7 @@ async def test_a_silent_body_ends_in_a_broken_transfer(caplog: pytest.LogCapture
     assert caplog.records == []
 
 
+@both_paths
 async def test_an_upload_that_stops_is_given_up() -> None:
     async def script(wire: Wire) -> None:
         await wire.head()
@@ -267,6 +274,7 @@ async def test_an_upload_that_stops_is_given_up() -> None:
         assert (await wire.response(within_s=1)).status == 408
 
 
+@both_paths
 async def test_a_compressed_body_passes_as_it_is() -> None:
     packed = b"\x1f\x8b" + bytes(range(200))
     answer = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
@@ -275,6 +283,7 @@ async def test_a_compressed_body_passes_as_it_is() -> None:
         assert (response.body, response.header(b"content-encoding")) == (packed, b"gzip")
 
 
+@both_paths
 async def test_a_sandbox_on_tcp_is_shown_its_secret() -> None:
     seen: list[bytes] = []
 
@@ -296,6 +305,7 @@ async def test_a_sandbox_on_tcp_is_shown_its_secret() -> None:
     assert b"x-htagweb-secret: s3cret\r\n" in seen[0].lower()
 
 
+@both_paths
 async def test_where_the_server_is_another_one_a_broken_transfer_still_is_one() -> None:
     """Without our protocol class there is no silent way to break off: the application raises."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -321,7 +331,7 @@ async def test_many_requests_leave_nothing_behind() -> None:
                 return
             await wire.send(HELLO)
 
-    async with path_to(script) as (server, app, sandbox):
+    async with path_to(script, fresh=True) as (server, app, sandbox):
         before = len(asyncio.all_tasks())
 
         async def visit(n: int) -> None:
@@ -338,3 +348,4 @@ async def test_many_requests_leave_nothing_behind() -> None:
         app.upstream.close()
         await eventually(lambda: app.upstream.open == 0 and sandbox.running == 0)
         await eventually(lambda: len(asyncio.all_tasks()) == before)
+        assert app.errands > 20
