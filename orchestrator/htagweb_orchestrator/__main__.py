@@ -51,7 +51,9 @@ async def serve(settings: Settings) -> None:
     engine = composition.engine(settings)
     images = AppImages(instance=settings.instance, sandbox_image=settings.sandbox_image)
     catalogue = Catalogue(settings, images=images)
-    sessions = Sessions(state / "sessions.sqlite", size=settings.session_size_bytes)
+    sessions = Sessions(
+        state / "sessions.sqlite", size=settings.session_size_bytes, anonymous_life_s=settings.anonymous_life_s
+    )
     output = OutputFiles(state / "output")
     database = Database(state / "accounts.sqlite", SCHEMA, durable=True)
     accounts, passwords, tokens, audit = Accounts(database), Passwords(), Tokens(database), Audit(state)

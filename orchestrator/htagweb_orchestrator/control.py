@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 import secrets
-import sqlite3
 import statistics
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -36,7 +35,6 @@ from .errors import (
     IsolationBroken,
     OrchestratorError,
     SessionRefused,
-    SessionStoreFailed,
     StartFailed,
     StartTimeout,
 )
@@ -67,7 +65,7 @@ from .pulse import Pulse
 from .registry import Lease, Registry, Sandbox
 from .rundir import RunDirectory, UidAllocator
 from .selftest import Check, Prover, SelfTest, judge
-from .sessions import Sessions
+from .session_store import SessionStore
 from .settings import Settings
 from .sign_ins import SignIns
 from .starter import Starter
@@ -97,7 +95,7 @@ class ControlPlane:
         catalogue: Catalogue,
         settings: Settings,
         run: RunDirectory,
-        sessions: Sessions,
+        sessions: SessionStore,
         output: OutputFiles,
         admission: Admission | None = None,
         prover: Prover | None = None,
@@ -152,6 +150,7 @@ class ControlPlane:
             session_size=settings.session_size_bytes,
             dev=settings.dev,
             profile=self._profile,
+            session_key=settings.session_key,
             now=now,
         )
         self._endings = Endings(
@@ -642,7 +641,7 @@ class ControlPlane:
         if not user:
             return "nobody uses this app yet"
         try:
-            await self._patch_session(user, changed, deleted, but=found)
+            await self._patch_session(user, found.lease.app, changed, deleted, but=found)
         except OrchestratorError as error:
             return str(error)
         # Let the others be written before our ack is: who hears of another's change before his own is acknowledged may
@@ -651,21 +650,24 @@ class ControlPlane:
         return None
 
     async def _patch_session(
-        self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str], *, but: Sandbox | None = None
+        self,
+        user: UserId,
+        app: AppName,
+        changed: Mapping[str, Any],
+        deleted: Sequence[str],
+        *,
+        but: Sandbox | None = None,
     ) -> None:
-        """Store it, and tell this user's other sandboxes."""
+        """Store it, and tell this user's other sandboxes that have the same record."""
         if any(key.startswith(RESERVED) for key in (*changed, *deleted)):
             raise SessionRefused(f"keys that begin with {RESERVED} are the platform's; the old value was kept")
-        try:
-            await self._sessions.patch(user, changed, deleted)
-        except (ValueError, RecursionError) as error:
-            raise SessionRefused("the session holds what can't be stored; the old value was kept") from error
-        except sqlite3.Error as error:
-            log.error("session not stored: %s", error)
-            raise SessionStoreFailed("the session could not be stored; the old value was kept") from error
+        key = self._settings.session_key(user, app)
+        await self._sessions.patch(key, changed, deleted)
         for other in self._registry.of_user(user):
+            if other is but or self._settings.session_key(user, other.lease.app) != key:
+                continue
             is_htag = other.lease.generation != ASGI  # another has no session
-            if other is not but and is_htag and other.link is not None and not other.link.closed:
+            if is_htag and other.link is not None and not other.link.closed:
                 self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
 
     async def _tell(self, link: HarnessLink, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
@@ -693,23 +695,19 @@ class ControlPlane:
     # -- for visitors.py ---------------------------------------------------------------------------------------------
 
     async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
-        try:
-            return await self._sessions.get(user)
-        except sqlite3.Error as error:
-            log.error("session not read: %s", error)
-            raise SessionStoreFailed("The session can't be read just now. Try again in a moment.") from error
+        return await self._sessions.get(self._settings.session_key(user, app))
 
     async def patch_session(
         self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
     ) -> None:
-        await self._patch_session(user, changed, deleted)
+        await self._patch_session(user, app, changed, deleted)
 
     async def forget_session(self, user: UserId) -> None:
         await self._sessions.forget(user)
 
     async def hand_over(self, visitor: UserId, person: Person) -> None:
         """What this anonymous visitor has becomes the person's, save what the person has of his own already. Raises
-        sqlite3.Error."""
+        SessionStoreFailed."""
         followed = []
         for sandbox in self._registry.of_user(visitor):
             if sandbox.state is State.READY and self._may_have(person, sandbox.lease.app):
@@ -724,12 +722,12 @@ class ControlPlane:
             else:
                 self._endings.end(sandbox, Ending.VISITOR, "its visitor has signed in")
         # No await before this: what the sandboxes store from now on comes after it, into the person's record.
-        had, has = await self._sessions.hand_over(visitor, person.id)
-        lost = [key for key in had if key not in has]
-        if had != has:
-            for sandbox in followed:
-                if sandbox.link is not None and not sandbox.link.closed:
-                    await self._tell(sandbox.link, has, lost)
+        records = await self._sessions.hand_over(visitor, person.id)
+        for sandbox in followed:
+            key = self._settings.session_key(person.id, sandbox.lease.app)
+            had, has = records.get(key.app, ({}, {}))
+            if had != has and sandbox.link is not None and not sandbox.link.closed:
+                await self._tell(sandbox.link, has, [name for name in had if name not in has])
 
     def _may_have(self, person: Person, app: AppName) -> bool:
         return (

@@ -86,6 +86,9 @@ APP_KEYS = {
         "entry", _ENTRY, "what to serve, where the file leaves it open: `Class`, `module:Class`, `module:app`"
     ),
     "access": Key("access", ACCESS, "who may open it"),
+    "session": Key(
+        "session", choice("user", "app"), "one for all apps of a user, or one that this app keeps to itself"
+    ),
     "image": Key("image", _IMAGE_OR_EMPTY, "what it runs on, one of `images`; its requirements are not installed then"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes of this app; 0 for no limit of its own"),
     "http_only": Key("http_only", FLAG, "its pages open no WebSocket"),

@@ -14,6 +14,8 @@ import msgspec
 
 UserId = NewType("UserId", str)
 """Opaque. The orchestrator never makes a path, a name or a label of it."""
+ANONYMOUS = "anon-"
+"""What the ids of anonymous visitors begin with, and no person's does."""
 AppName = NewType("AppName", str)
 """A DNS label: the first segment of the app's path."""
 SandboxId = NewType("SandboxId", str)

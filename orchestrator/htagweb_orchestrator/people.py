@@ -11,7 +11,7 @@ from .accounts import GROUP, NAME, Account, Accounts
 from .audit import Audit, Event
 from .control import ControlPlane
 from .errors import BadRequest, NotThere, Taken
-from .model import Ending, Struct, UserId
+from .model import ANONYMOUS, Ending, Struct, UserId
 from .passwords import LONGEST, Passwords
 from .sign_ins import ADMIN, OPERATOR, SignIns
 from .tokens import Tokens
@@ -94,10 +94,10 @@ class People:
         ]
 
     async def add(self, new: NewAccount) -> None:
-        if NAME.fullmatch(new.name) is None or new.name.startswith("anon-") or new.name == OPERATOR:
+        if NAME.fullmatch(new.name) is None or new.name.startswith(ANONYMOUS) or new.name == OPERATOR:
             raise BadRequest(
                 f"{new.name!r} can't be a name: small letters, digits and . _ @ + -, at most 64; "
-                f"it must not be {OPERATOR} or begin with anon-."
+                f"it must not be {OPERATOR} or begin with {ANONYMOUS}."
             )
         _check(new.password, new.groups)
         account = Account(

@@ -1,106 +1,120 @@
-"""The stored record of each user: a JSON object, kept in SQLite, opened by the orchestrator alone."""
+"""The store of sessions that comes with us: SQLite, in the orchestrator's state volume."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import SessionTooLarge
-from .model import UserId
+from .database import Database
+from .errors import SessionRefused, SessionStoreFailed, SessionTooLarge
+from .model import ANONYMOUS, AppName, UserId
+from .session_store import Record, SessionKey
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 DAY_S = 86_400.0
 
+# A file of an earlier version has a table `session`, from before apps could keep a record to themselves.
+SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS record (
+    user TEXT NOT NULL, app TEXT NOT NULL, data TEXT NOT NULL, touched REAL NOT NULL, PRIMARY KEY (user, app)
+);
+CREATE TABLE IF NOT EXISTS session (user TEXT PRIMARY KEY, data TEXT NOT NULL, touched REAL NOT NULL);
+INSERT OR IGNORE INTO record SELECT user, '', data, touched FROM session;
+DROP TABLE session;
+COMMIT
+"""
+
 
 class Sessions:
-    """`size` bounds a whole record, in bytes of JSON; `life_s` is how long an untouched record is kept (wall time).
+    """Keeps session_store.SessionStore. `size` bounds a whole record, in bytes of JSON; `life_s` is how long an
+    untouched one is kept (wall time), `anonymous_life_s` that of an anonymous visitor."""
 
-    Changes are per top-level key, the last writer wins. One thread does all the work, so that a slow disk never holds
-    the event loop, and changes are applied in the order of their arrival.
-    """
-
-    def __init__(self, path: Path, *, size: int = 64 * 1024, life_s: float = 30 * DAY_S) -> None:
+    def __init__(
+        self, path: Path, *, size: int = 64 * 1024, life_s: float = 30 * DAY_S, anonymous_life_s: float = 30 * DAY_S
+    ) -> None:
         self._size = size
         self._life_s = life_s
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sessions")
-        self._db = self._thread.submit(self._open, path).result()
+        self._anonymous_life_s = anonymous_life_s
+        self._database = Database(path, SCHEMA)
 
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        path.touch(mode=0o600, exist_ok=True)
-        db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS session (user TEXT PRIMARY KEY, data TEXT NOT NULL, touched REAL NOT NULL)"
-        )
-        return db
+    async def get(self, key: SessionKey) -> Record:
+        try:
+            return await self._database.read(lambda db: _read(db, key))
+        except sqlite3.Error as error:
+            raise _failed(error, "the session can't be read just now; try again in a moment") from error
 
-    async def get(self, user: UserId) -> dict[str, Any]:
-        return await self._run(lambda: self._read(user))
+    async def patch(self, key: SessionKey, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
+        # As JSON at once: it must not matter what becomes of these objects until it is their turn.
+        try:
+            change: Record = json.loads(json.dumps(changed, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SessionRefused("the session holds what can't be stored; the old value was kept") from error
+        dropped = list(deleted)
 
-    async def patch(self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
-        """Apply all of it or nothing. Raises SessionTooLarge, or sqlite3.Error when the store can't be written."""
-        await self._run(lambda: self._patch(user, changed, deleted))
+        def work(db: sqlite3.Connection) -> None:
+            record = _read(db, key)
+            for name in dropped:
+                record.pop(name, None)
+            record.update(change)
+            data = json.dumps(record, separators=(",", ":"))
+            if len(data) > self._size:  # ASCII: as many bytes as characters
+                raise SessionTooLarge(f"the session would be larger than {self._size} bytes; the old value was kept")
+            db.execute("REPLACE INTO record VALUES (?, ?, ?, ?)", (*key, data, time.time()))
 
-    async def hand_over(self, visitor: UserId, person: UserId) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Make the visitor's record the person's, who keeps his own if he has one; the visitor's is gone in any case.
-        Returns what the visitor had, and what the person has now."""
-        return await self._run(lambda: self._hand_over(visitor, person))
+        await self._write(work)
+
+    async def hand_over(self, visitor: UserId, person: UserId) -> dict[AppName, tuple[Record, Record]]:
+        def work(db: sqlite3.Connection) -> dict[AppName, tuple[Record, Record]]:
+            records = {}
+            for (app,) in db.execute("SELECT app FROM record WHERE user IN (?, ?)", (visitor, person)).fetchall():
+                had, own = _read(db, SessionKey(visitor, app)), _read(db, SessionKey(person, app))
+                records[app] = had, own or had
+                if not own:
+                    db.execute("DELETE FROM record WHERE user = ? AND app = ?", (person, app))
+                    db.execute("UPDATE record SET user = ? WHERE user = ? AND app = ?", (person, visitor, app))
+            db.execute("DELETE FROM record WHERE user = ?", (visitor,))
+            return records
+
+        return await self._write(work)
 
     async def forget(self, user: UserId) -> None:
-        await self._run(lambda: self._db.execute("DELETE FROM session WHERE user = ?", (user,)))
+        await self._write(lambda db: db.execute("DELETE FROM record WHERE user = ?", (user,)))
 
     async def prune(self) -> int:
-        """Forget records that nobody touched for `life_s`; returns how many."""
-        return await self._run(
-            lambda: self._db.execute("DELETE FROM session WHERE touched < ?", (time.time() - self._life_s,)).rowcount
-        )
+        now_s = time.time()
+        delete = "DELETE FROM record WHERE touched < CASE WHEN user LIKE ? THEN ? ELSE ? END"
+        ages = (f"{ANONYMOUS}%", now_s - self._anonymous_life_s, now_s - self._life_s)
+        return await self._write(lambda db: db.execute(delete, ages).rowcount)
 
     def close(self) -> None:
-        self._thread.submit(self._db.close).result()
-        self._thread.shutdown()
+        self._database.close()
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _read(self, user: UserId) -> dict[str, Any]:
-        row = self._db.execute("SELECT data FROM session WHERE user = ?", (user,)).fetchone()
-        found: dict[str, Any] = json.loads(row[0]) if row else {}
-        return found
-
-    def _hand_over(self, visitor: UserId, person: UserId) -> tuple[dict[str, Any], dict[str, Any]]:
-        self._db.execute("BEGIN IMMEDIATE")
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            had, own = self._read(visitor), self._read(person)
-            if not own:
-                self._db.execute("DELETE FROM session WHERE user = ?", (person,))
-                self._db.execute("UPDATE session SET user = ? WHERE user = ?", (person, visitor))
-            self._db.execute("DELETE FROM session WHERE user = ?", (visitor,))
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        return had, own or had
+            return await self._database.write(work)
+        except sqlite3.Error as error:
+            raise _failed(error, "the session could not be stored; the old value was kept") from error
 
-    def _patch(self, user: UserId, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            record = self._read(user)
-            for key in deleted:
-                record.pop(key, None)
-            record.update(changed)
-            data = json.dumps(record, separators=(",", ":"))
-            if len(data.encode()) > self._size:
-                raise SessionTooLarge(f"the session would be larger than {self._size} bytes; the old value was kept")
-            self._db.execute("INSERT OR REPLACE INTO session VALUES (?, ?, ?)", (user, data, time.time()))
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+
+def _failed(error: sqlite3.Error, said: str) -> SessionStoreFailed:
+    log.error("the store of sessions can't be used: %s", error)
+    return SessionStoreFailed(said)
+
+
+def _read(db: sqlite3.Connection, key: SessionKey) -> Record:
+    row = db.execute("SELECT data FROM record WHERE user = ? AND app = ?", key).fetchone()
+    if row is None:
+        return {}
+    try:
+        found = json.loads(row[0])
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"a damaged record: {error}") from error
+    return found if isinstance(found, dict) else {}

@@ -11,7 +11,8 @@ from typing import Any, Self
 from . import configuration
 from .access import PUBLIC
 from .configuration import ConfigError
-from .model import Access, Headers, Oidc, Platform, Struct
+from .model import Access, AppName, Headers, Oidc, Platform, Struct, UserId
+from .session_store import SessionKey
 
 __all__ = ["AppLimits", "AppSettings", "ConfigError", "Settings"]
 
@@ -43,6 +44,7 @@ class AppSettings(Struct, frozen=True):
     description: str = ""
     entry: str = ""
     access: Access | None = None  # None: as for all apps
+    session: str = "user"
     image: str = ""
     max_sandboxes: int = 0
     http_only: bool = False
@@ -121,6 +123,10 @@ class Settings(AppLimits, frozen=True):
         """Who may open an app."""
         said = self.app(name).access
         return self.access if said is None else said
+
+    def session_key(self, user: UserId, name: AppName) -> SessionKey:
+        """Which record this user's sandbox of an app has."""
+        return SessionKey(user, name if self.app(name).session == "app" else AppName(""))
 
     def limits(self, name: str) -> AppLimits:
         """The limits of one app: its own values over the defaults."""

@@ -17,12 +17,12 @@ from .catalogue import Catalogue, PublishedApp
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
-from .model import ASGI, Person, Step, UserId
+from .model import ASGI, AppName, Person, Step, UserId
 from .output import OutputFiles
 from .reaper import duration
 from .registry import Lease, Sandbox
 from .rundir import RunDirectory
-from .sessions import Sessions
+from .session_store import SessionKey, SessionStore
 
 T = TypeVar("T")
 SLOW_S = 2.0  # for the harness to say by itself, and where, that the first page takes too long
@@ -36,13 +36,14 @@ class Starter:
         engine: Engine,
         run: RunDirectory,
         catalogue: Catalogue,
-        sessions: Sessions,
+        sessions: SessionStore,
         output: OutputFiles,
         listener: Listener,
         orphan_timeout_s: float,
         session_size: int,
         dev: bool,
         profile: Callable[[UserId], Person | None],
+        session_key: Callable[[UserId, AppName], SessionKey],
         now: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -55,6 +56,7 @@ class Starter:
         self._session_size = session_size
         self._dev = dev
         self._profile = profile
+        self._session_key = session_key
         self._now = now
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
@@ -186,7 +188,7 @@ class Starter:
         link = sandbox.link
         assert link is not None
         is_htag = app.generation != ASGI  # others have no use for the session, and nothing is measured in them
-        session = await self._sessions.get(sandbox.lease.user) if is_htag else {}
+        session = await self._sessions.get(self._session_key(sandbox.lease.user, app.name)) if is_htag else {}
         now = self._now()
         # Before the claim is sent: a crash in between must never leave a sandbox that has a user nobody knows of.
         sandbox.lease = sandbox.lease.replace(state="claimed", claimed_s=now, last_activity_s=now)

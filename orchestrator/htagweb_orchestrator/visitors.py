@@ -12,14 +12,13 @@ from .admission import network
 from .audit import Audit, Event
 from .control import ControlPlane
 from .errors import NotAnOperator, SessionStoreFailed, SignInLimited, SignInRefused
-from .model import AppName, Person, UserId, Welcome, sign_in_id
+from .model import ANONYMOUS, AppName, Person, UserId, Welcome, sign_in_id
 from .passwords import Failures, Passwords
 from .sign_ins import ADMIN, OPERATOR, SignIns
 from .tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-ANONYMOUS = "anon-"  # what the ids of anonymous visitors begin with, and no person's does
 MOST_ID = 256
 _LINK = "a link"  # no account can be called that
 _WRONG = "The name or the password is wrong."
@@ -155,7 +154,10 @@ class Visitors:
         if sid:
             await self._sign_ins.end([sign_in_id(sid)])
         if self._take and visitor is not None and visitor.startswith(ANONYMOUS):
-            await self._control.hand_over(visitor, person)
+            try:
+                await self._control.hand_over(visitor, person)
+            except SessionStoreFailed as error:  # he is signed in; what was on record of the visitor stays behind
+                log.error("session not handed over: %s", error, extra={"person": person.id})
         await self._control.introduce(person)
         self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)
         return welcome

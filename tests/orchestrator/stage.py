@@ -307,9 +307,9 @@ class Stage:
     def broken_store(self) -> Iterator[None]:
         """For as long as this lasts, the store of sessions can't be read or written."""
         with closing(sqlite3.connect(self.root / "state" / "sessions.sqlite", isolation_level=None)) as other:
-            other.execute("ALTER TABLE session RENAME TO lost")
+            other.execute("ALTER TABLE record RENAME TO lost")
             yield
-            other.execute("ALTER TABLE lost RENAME TO session")
+            other.execute("ALTER TABLE lost RENAME TO record")
 
     def harness(self, route: Route) -> Harness:
         return self.machine.harness(route.sandbox)

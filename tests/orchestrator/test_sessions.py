@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
-from htagweb_orchestrator.model import AppName, Ending, UserId
-from htagweb_orchestrator.sessions import Sessions
+from htagweb_orchestrator.model import AppName, Ending, State, UserId
+from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.harness import Frame, Harness, NeverLoads
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
+
+TODO = AppName("todo")
 
 
 async def test_a_change_is_acknowledged_and_comes_back_with_the_next_claim(stage: Stage, plane: Plane) -> None:
@@ -133,57 +130,33 @@ async def test_a_sandbox_that_is_still_starting_gets_what_was_changed_meanwhile(
     assert starting.session == {"a": 1}
 
 
-# -- the store itself ------------------------------------------------------------------------------------------------
-
-WRITER = """
-import asyncio, sys
-from pathlib import Path
-from htagweb_orchestrator.sessions import Sessions
-
-async def main() -> None:
-    sessions = Sessions(Path(sys.argv[1]))
-    for number in range(1_000_000):
-        await sessions.patch("alice", {"n": number}, [])
-        print(number, flush=True)
-
-asyncio.run(main())
-"""
+async def test_an_app_may_keep_a_session_to_itself(stage: Stage) -> None:
+    stage.apps["clock"] = AppSettings(session="app")
+    plane = await stage.open()
+    shared = stage.harness(await plane.until_ready(ALICE, HELLO))
+    private = stage.harness(await plane.until_ready(ALICE, CLOCK))
+    assert await private.change({"secret": 1}) is None
+    assert await shared.change({"open": 1}) is None
+    assert await private.change({"more": 1}) is None  # a round trip: whatever was on its way has arrived
+    assert private.told() == shared.told() == []
+    assert await plane.session(ALICE, HELLO) == await plane.session(ALICE, TODO) == {"open": 1}
+    assert await plane.session(ALICE, CLOCK) == {"secret": 1, "more": 1}
+    await plane.release(ALICE, CLOCK, Ending.VISITOR)
+    assert stage.harness(await plane.until_ready(ALICE, CLOCK)).session == {"secret": 1, "more": 1}
 
 
-def stored(path: Path) -> Frame:
-    """Alice's record, as a new process would read it."""
-    sessions = Sessions(path)
-    try:
-        return asyncio.run(sessions.get(ALICE))
-    finally:
-        sessions.close()
-
-
-def test_a_kill_at_any_time_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
-    path = tmp_path / "sessions.sqlite"
-    for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            acknowledged = -1
-            for line in writer.stdout:
-                acknowledged = int(line)
-                if acknowledged == 25:
-                    os.kill(writer.pid, signal.SIGKILL)
-        assert stored(path)["n"] >= acknowledged >= 25
-
-
-async def test_what_nobody_touched_for_its_life_is_forgotten(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "sessions.sqlite", life_s=-1.0)
-    await sessions.patch(ALICE, {"a": 1}, [])
-    assert await sessions.prune() == 1
-    assert await sessions.get(ALICE) == {}
-    sessions.close()
-
-
-def test_the_store_is_for_its_owner_only(tmp_path: Path) -> None:
-    sessions = Sessions(tmp_path / "sessions.sqlite")
-    asyncio.run(sessions.patch(ALICE, {"a": 1}, []))
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    sessions.close()
-    assert len(modes) == 3  # the write-ahead log and its index, too
-    assert set(modes.values()) == {0o600}
+async def test_without_the_store_running_apps_go_on_and_no_app_begins_with_an_empty_session(
+    stage: Stage, plane: Plane
+) -> None:
+    """It would write over what is on record, once that can be reached again."""
+    running = stage.harness(route := await plane.until_ready(ALICE, HELLO))
+    assert await running.change({"kept": 1}) is None
+    with stage.broken_store():
+        assert await running.change({"kept": 2}) == "the session could not be stored; the old value was kept"
+        refused = await plane.lease(ALICE, CLOCK, wait_s=5)
+        assert (refused.state, refused.ending) == (State.ENDED, Ending.FAILED)
+        assert "session can't be read" in refused.detail
+        found = await plane.find(ALICE, HELLO)
+        assert found is not None
+        assert (found.sandbox, found.state) == (route.sandbox, State.READY)
+    assert stage.harness(await plane.until_ready(ALICE, CLOCK)).session == {"kept": 1}
