@@ -273,6 +273,55 @@ def test_what_is_said_about_no_app_is_a_warning(folder: Folder) -> None:
     )
 
 
+SVG = b'<?xml version="1.0"?>\n<!-- ours -->\n<svg xmlns="http://www.w3.org/2000/svg"/>'
+PNG = b"\x89PNG\r\n\x1a\n" + b"x" * 20
+
+
+def test_a_picture_beside_an_app_is_its_icon(folder: Folder) -> None:
+    folder.configured(chosen=AppSettings(icon="art/logo.png"))
+    for name in ("plain", "drawn", "both", "chosen"):
+        folder.write(f"{name}.py")
+    folder.write("shop/app.py")
+    folder.write("shop/icon.png", PNG)
+    folder.write("drawn.svg", SVG)
+    folder.write("both.svg", SVG)
+    folder.write("both.png", PNG)
+    folder.write("chosen.svg", SVG)
+    folder.write("art/logo.png", PNG)
+    cards = folder.scan()
+    icons = {name: folder.catalogue.icon(name) for name in cards}
+    assert {name: icon and icon.media_type for name, icon in icons.items()} == {
+        "plain": None, "drawn": "image/svg+xml", "both": "image/svg+xml", "shop": "image/png", "chosen": "image/png",
+    }  # fmt: skip
+    assert (cards["plain"].icon, cards["drawn"].icon == cards["both"].icon) == ("", True)
+    folder.write("drawn.svg", SVG + b"<!-- another -->")
+    assert folder.scan()["drawn"].icon != cards["both"].icon
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remark"),
+    [
+        ("x.svg", b"<html><script>", "the icon x.svg is no picture of that kind"),
+        ("x.png", b"GIF89a", "the icon x.png is no picture of that kind"),
+        ("x.png", PNG + b"x" * 70_000, "the icon x.png has more than 64k"),
+        ("x.svg", None, "x.svg is a link to a place outside its folder: put a copy there"),
+    ],
+)
+def test_an_icon_that_is_none_is_left_out_and_the_app_is_none_the_worse(
+    folder: Folder, tmp_path: Path, name: str, content: bytes | None, remark: str
+) -> None:
+    folder.write("x.py")
+    if content is None:
+        (tmp_path / "out.svg").write_bytes(SVG)
+        (folder.apps / name).symlink_to(tmp_path / "out.svg")
+    else:
+        folder.write(name, content)
+    card = folder.scan()["x"]
+    assert (card.problem, card.icon) == ("", "")
+    assert folder.catalogue.remarks("x") == (f"its icon is left out: {remark}",)
+    assert folder.catalogue.warnings() == (f"x: its icon is left out: {remark}",)
+
+
 def test_an_unknown_app_is_not_found(folder: Folder) -> None:
     folder.scan()
     with pytest.raises(AppNotFound):

@@ -14,6 +14,7 @@ from htagweb_orchestrator.model import (
     AppName,
     Change,
     Ending,
+    Icon,
     OperatorAnswer,
     Person,
     Route,
@@ -56,6 +57,15 @@ class OrchestratorClient:
 
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
         await self._send("activity", {"gateway": gateway, "seen": dict(seen)}, 0.0)
+
+    async def icon(self, app: AppName) -> Icon | None:
+        try:
+            answer = await self._http.get("/v1/icon", params={"app": app})
+        except httpx.HTTPError as error:
+            raise OrchestratorUnavailable(_GONE) from error
+        if not answer.is_success:
+            self._raise(answer)
+        return msgspec.json.decode(answer.content, type=Icon | None)
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         """Ends when the orchestrator ends it; raises OrchestratorUnavailable when it is not there or falls silent."""

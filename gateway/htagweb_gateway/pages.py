@@ -28,6 +28,8 @@ _STEPS = (
     (Step.LOADING, "Loading the app"),
     (Step.READY, "Opening it"),
 )
+SEARCHED = 6  # so many apps can't be seen at a glance
+TINTS = 6  # colours of the letter in place of an icon
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -65,25 +67,32 @@ class Pages:
         entries: Sequence[tuple[AppCard, Route | None]],
         *,
         platform: Platform,
+        query: str = "",
         person: Person | None = None,
         sign_in: str = "",
         sign_out: bool = False,
         operator: bool = False,
     ) -> Response:
-        """The apps that this visitor may open and, where he has one running, for how long. `platform.dev` shows
-        problems in full. `sign_in` is where an anonymous one can do that; `sign_out` and `operator` say what a
-        person is shown besides."""
-        rows = []
+        """The apps that this visitor may open and, where he has one running, for how long; with a `query` those alone
+        that have all its words. `platform.dev` shows problems in full. `sign_in` is where an anonymous one can do
+        that; `sign_out` and `operator` say what a person is shown besides."""
+        rows, words = [], query.casefold().split()
         for card, route in entries:
+            said = f"{card.title} {card.name} {card.description}".casefold()
+            if not all(word in said for word in words):
+                continue
             mine = route if route is not None and route.state is not State.ENDED else None
             idle_s = None
             if mine is not None and mine.left_s is not None and mine.left_why is Ending.IDLE:
                 idle_s = max(0.0, mine.idle_timeout_s - mine.left_s)
-            rows.append({"card": card, "route": mine, "idle_s": idle_s})
+            tint = sum(card.name.encode()) % TINTS
+            rows.append({"card": card, "route": mine, "idle_s": idle_s, "said": said, "tint": tint})
         return self._page(
             "catalogue.html",
             200,
             rows=rows,
+            query=query,
+            searched=len(entries) >= SEARCHED,
             dev=platform.dev,
             warnings=platform.warnings,
             person=person,

@@ -19,6 +19,7 @@ from .admin import OperatorSite
 from .edge import Edge
 from .endings import ending_words, line_words
 from .forms import FormRefused, read_form
+from .icons import ICONS, Icons
 from .identity import DAY_S, Visitor
 from .login import PATHS as LOGIN_PATHS
 from .login import Login
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .app import Gateway
 
 START_PATIENCE_S = 0.8
+MAX_QUERY = 100  # characters that somebody looks for
 HEARSAY_S = 1.0  # how long after a sign-in another worker may take to hear of it
 ADMIN = "admin"  # the group of the operators
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -39,6 +41,7 @@ class PlatformSite:
         self._gateway = gateway
         self._login = Login(gateway)
         self._operators = OperatorSite(gateway)
+        self._icons = Icons(gateway)
 
     async def __call__(self, scope: Any, receive: Any, send: Any, edge: Edge) -> None:
         request = Request(scope, receive)
@@ -74,6 +77,10 @@ class PlatformSite:
                     return await self._entered(request, edge)
                 case "/-/start" if method == "GET":
                     return await self._start(request, edge)
+            if path.startswith(ICONS):
+                return await self._icons.answer(
+                    request, AppName(path.removeprefix(ICONS)), self._visitor(request, edge)
+                )
             if path.startswith("/-/") or path == "/favicon.ico":
                 name = "icon.svg" if path == "/favicon.ico" else path.removeprefix("/-/")
                 asset = pages.asset(name, request.headers.get("if-none-match", ""))
@@ -100,8 +107,9 @@ class PlatformSite:
         visitor = self._visitor(request, edge)
         mine: dict[AppName, Route] = {}
         if visitor is not None:
-            for name, route in gateway.routes.of_user(visitor.user).items():
-                mine[name] = await self._fresh(visitor, name, route) or route
+            known = gateway.routes.of_user(visitor.user)
+            fresh = await asyncio.gather(*(self._fresh(visitor, name, route) for name, route in known.items()))
+            mine = {name: route or known[name] for name, route in zip(known, fresh, strict=True)}
         cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
         entries = [(card, mine.get(card.name)) for card in cards if gateway.card(card.name, visitor) is not None]
         platform = msgspec.structs.replace(gateway.routes.platform, dev=gateway.dev(edge))
@@ -109,6 +117,7 @@ class PlatformSite:
         page = gateway.pages.catalogue(
             entries,
             platform=platform,
+            query=request.query_params.get("q", "")[:MAX_QUERY].strip(),
             person=sign_in.person if sign_in is not None else None,
             sign_in=login_url("/") if sign_in is None and gateway.offers_sign_in else "",
             sign_out=sign_in is not None and sign_in.method != "header",  # that one is the proxy's to end
@@ -187,6 +196,7 @@ class PlatformSite:
             "expected_s": route.expected_s if route else None,
             "left_s": round(max(0.0, route.left_s), 1) if route and route.left_s is not None else None,
             "left_why": route.left_why if route else None,
+            "outdated": route is not None and route.outdated,
             "warn_s": min(120.0, route.idle_timeout_s / 4) if route else 120.0,
             "ending": route.ending if route else None,
             "title": words.title if ended else "",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
-from .model import AppName, Change, Ending, OperatorAnswer, Person, Route, SandboxId, Seen, UserId, Welcome
+from .model import AppName, Change, Ending, Icon, OperatorAnswer, Person, Route, SandboxId, Seen, UserId, Welcome
 
 
 class Orchestrator(Protocol):
@@ -33,6 +33,10 @@ class Orchestrator(Protocol):
 
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:
         """End this user's sandbox of this app; False if there was none. Returns once it is gone."""
+        ...
+
+    async def icon(self, app: AppName) -> Icon | None:
+        """The picture that lies beside an app; None without one. Its card's `icon` changes when it does."""
         ...
 
     def watch(self, gateway: str) -> AsyncGenerator[Change, None]:

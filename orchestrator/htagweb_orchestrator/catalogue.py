@@ -13,7 +13,9 @@ from . import discovery
 from .app_images import AppImages, OneImage
 from .discovery import Changed, Found, Unreadable
 from .errors import AppBroken, AppNotFound, AppPreparing
-from .model import AppCard, AppName, Struct
+from .icons import read_icon
+from .icons import tag as icon_tag
+from .model import AppCard, AppName, Icon, Struct
 from .requirements import BadRequirement, Needs
 from .secret_files import SecretFiles
 from .settings import AppLimits, AppSettings, Settings
@@ -55,6 +57,8 @@ class _Entry:
     coming: PublishedApp | None = None  # what its files are now, which is published once it has its image
     needs: Needs = Needs()  # noqa: RUF009  frozen
     preparing: bool = False  # it hasn't
+    icon: Icon | None = None
+    remarks: tuple[str, ...] = ()  # what the operator should know, though it works
 
 
 class Catalogue:
@@ -86,14 +90,19 @@ class Catalogue:
     def scan(self) -> bool:
         """Look at the folder; True if a card or a version changed. Blocks: milliseconds if nothing did."""
         try:
-            found = discovery.find(self._settings.apps_dir, lambda name: self._settings.limits(name).app_bytes)
+            found = discovery.find(
+                self._settings.apps_dir,
+                lambda name: self._settings.limits(name).app_bytes,
+                lambda name: self._settings.app(name).icon,
+            )
         except OSError as error:
             # A mount that hiccups must not take every app away.
             self._warn((f"the folder with the apps can't be read: {self._settings.apps_dir}: {error.strerror}",))
             return False
         entries = {app.name: entry for app in found if (entry := self._looked_at(app)) is not None}
         self._images.settle()
-        self._warn(unknown_apps(self._settings, entries))
+        remarks = (f"{name}: {remark}" for name, entry in entries.items() for remark in entry.remarks)
+        self._warn((*unknown_apps(self._settings, entries), *remarks))
         cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
         changed = cards != self._cards or _published(entries) != _published(self._entries)
         self._entries, self._cards = entries, cards
@@ -150,6 +159,16 @@ class Catalogue:
         except Unreadable as error:
             raise AppBroken(f"{app.title} is out of order.", app=app.name, detail=str(error)) from error
 
+    def icon(self, name: str) -> Icon | None:
+        """An app's picture."""
+        entry = self._entries.get(name)
+        return entry.icon if entry else None
+
+    def remarks(self, name: str) -> tuple[str, ...]:
+        """What an operator should know of an app that works all the same."""
+        entry = self._entries.get(name)
+        return entry.remarks if entry else ()
+
     def keep(self, versions: Collection[str]) -> None:
         """Versions that running sandboxes have. Others that aren't published any more are removed after a while."""
         self._kept = frozenset(versions)
@@ -161,12 +180,15 @@ class Catalogue:
         if old and (old.found, old.secrets) == (app, secrets) and not old.again and not self._is_lost(old.published):
             return self._said(self._imaged(old, old), old)
         try:
-            return self._said(self._imaged(self._publish(app, secrets), old), old)
+            icon, remarks = _icon(app)
+            new = replace(self._publish(app, secrets), icon=icon, remarks=remarks)
+            return self._said(self._imaged(new, old), old)
         except Changed:
             return replace(old, again=True) if old else None
         except (Unreadable, NotAnApp, BadRequirement, OSError) as error:
             published, again = old.published if old else None, isinstance(error, OSError)
-            return self._said(_Entry(app, published, _sentence(app, error), again, secrets), old)
+            broken = _Entry(app, published, _sentence(app, error), again, secrets, icon=old.icon if old else None)
+            return self._said(broken, old)
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
         if old is None or (new.published, new.problem) != (old.published, old.problem):
@@ -230,6 +252,7 @@ class Catalogue:
             problem=entry.problem,
             preparing=entry.preparing,
             interaction_timeout_s=self._settings.limits(name).interaction_timeout_s,
+            icon=icon_tag(entry.icon) if entry.icon else "",
             access=self._settings.access_of(name),
         )
 
@@ -267,6 +290,15 @@ def unknown_apps(settings: Settings, names: Collection[str]) -> tuple[str, ...]:
 def pretty(name: str) -> str:
     """`my-counter2` -> "My counter2"."""
     return name.replace("-", " ").replace("_", " ").strip().capitalize()
+
+
+def _icon(app: Found) -> tuple[Icon | None, tuple[str, ...]]:
+    if app.icon is None:
+        return None, (app.icon_problem,) if app.icon_problem else ()
+    try:
+        return read_icon(app, app.icon), ()
+    except Unreadable as error:
+        return None, (f"its icon is left out: {error}",)
 
 
 def _published(entries: dict[str, _Entry]) -> dict[str, PublishedApp | None]:

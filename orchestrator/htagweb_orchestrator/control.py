@@ -48,6 +48,7 @@ from .model import (
     AppsChanged,
     Change,
     Ending,
+    Icon,
     Person,
     Route,
     RouteChanged,
@@ -487,6 +488,9 @@ class ControlPlane:
             return False
         await asyncio.shield(self._endings.end(sandbox, ending))
         return True
+
+    async def icon(self, app: AppName) -> Icon | None:
+        return self._catalogue.icon(app)
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         watcher = self._hub.join(gateway)

@@ -6,8 +6,8 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .kinds import DNS_LABEL
@@ -49,13 +49,16 @@ class Found:
     shown: str = ""  # what the operator knows `main` as: "counter.py", "shop/app.py"
     files: tuple[FileState, ...] = ()
     problem: str = ""
+    icon: FileState | None = None
+    icon_problem: str = ""  # the app is none the worse for it
 
     def show(self, path: str) -> str:
         return self.shown if path == self.main else f"{self.name}/{path}"
 
 
-def find(folder: Path, max_bytes: Callable[[str], int]) -> list[Found]:
-    """All apps in `folder`, by name. `max_bytes` tells an app's limit. Raises OSError if there is no such folder."""
+def find(folder: Path, max_bytes: Callable[[str], int], icon: Callable[[str], str] = lambda name: "") -> list[Found]:
+    """All apps in `folder`, by name. `max_bytes` tells an app's limit, `icon` the path of a picture that the operator
+    chose, below `folder`. Raises OSError if there is no such folder."""
     found: dict[str, Found] = {}
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith((".", "_")))
@@ -66,13 +69,18 @@ def find(folder: Path, max_bytes: Callable[[str], int]) -> list[Found]:
         if app.name in found:
             both = f"both {app.name}.py and {app.name}/app.py are there: remove one"
             app = Found(app.name, problem=both)
-        found[app.name] = app
+        found[app.name] = _with_icon(app, folder, names, icon(app.name))
     return [found[name] for name in sorted(found)]
 
 
 def read(app: Found) -> dict[str, bytes]:
     """The files' bytes. Raises Unreadable; Changed if they aren't what `find` saw any more."""
     return {file.path: _read(app, file) for file in app.files}
+
+
+def read_file(app: Found, file: FileState) -> bytes:
+    """One file's bytes; raises as `read` does."""
+    return _read(app, file)
 
 
 def suggestion(name: str) -> str:
@@ -147,6 +155,22 @@ def _state(source: Path, path: str, shown: str) -> FileState:
 
 def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _with_icon(app: Found, folder: Path, names: Sequence[str], wanted: str) -> Found:
+    """The picture: the one that was chosen, NAME.svg or NAME.png beside the app, icon.svg or icon.png in its folder."""
+    beside = [name for name in (f"{app.name}.svg", f"{app.name}.png") if name in names]
+    path = wanted or next(iter(beside), "")
+    try:
+        if path:
+            return replace(app, icon=_state(_inside(folder / path, folder, path), path, path))
+    except Unreadable as error:
+        return replace(app, icon_problem=f"its icon is left out: {error}")
+    except OSError as error:
+        return replace(app, icon_problem=f"its icon is left out: {path} can't be read: {error.strerror}")
+    if app.main == "app.py":
+        return replace(app, icon=next((file for file in app.files if file.path in ("icon.svg", "icon.png")), None))
+    return app
 
 
 def _sized(app: Found, limit: int) -> Found:

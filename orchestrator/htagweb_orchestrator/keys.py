@@ -56,6 +56,7 @@ _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an a
 _FIELD = text(r"[A-Za-z0-9-]+", "the name of a header field")
 _CLAIM = text(r"[!-~]+", "the name of a claim")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class, or module:app")
+_ICON = text(r"(?!.*\.\.)[\w][\w./ -]*\.(svg|png)", "a path below apps/ that ends with .svg or .png")
 _SECRETS = names(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", 'a list of file names such as ["api-key"]')
 
 # Field of AppLimits -> key; these may stand in [apps.<name>] too.
@@ -85,6 +86,7 @@ APP_KEYS = {
     "entry": Key(
         "entry", _ENTRY, "what to serve, where the file leaves it open: `Class`, `module:Class`, `module:app`"
     ),
+    "icon": Key("icon", _ICON, "a picture below `apps/` for the catalogue: SVG or PNG, 64k at most"),
     "access": Key("access", ACCESS, "who may open it"),
     "session": Key(
         "session", choice("user", "app"), "one for all apps of a user, or one that this app keeps to itself"

@@ -152,6 +152,13 @@ class OperatorAnswer(Struct, frozen=True):
     body: bytes
 
 
+class Icon(Struct, frozen=True):
+    """A small picture. An SVG of somebody's may hold scripts: it is served for `<img>` alone."""
+
+    media_type: str
+    body: bytes
+
+
 class AppCard(Struct, frozen=True):
     """An app as visitors see it in the catalogue. `problem` is for operators.
 
@@ -167,6 +174,7 @@ class AppCard(Struct, frozen=True):
     problem: str = ""
     preparing: bool = False  # the new version's image is being made; without a `version` there is nothing to open yet
     interaction_timeout_s: float = 60.0
+    icon: str = ""  # a tag of what is in it; "" without one
     access: Access = ("public",)
 
 

@@ -151,6 +151,7 @@ class Operators:
                 "image": self._catalogue.image(card.name),
                 "state": self._state(card),
                 "problem": card.problem,
+                "warnings": self._catalogue.remarks(card.name),
                 "sandboxes": counts[card.name],
             }
             for card in self._catalogue.cards()

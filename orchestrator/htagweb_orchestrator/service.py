@@ -72,8 +72,8 @@ class ReapRequest(Struct, frozen=True):
 
 
 def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Starlette:
-    """lease, find, activity, release, watch, and below `session` what session_routes has: all that a gateway may ask
-    for, in the model's structs."""
+    """lease, find, activity, release, icon, watch, and below `session` what session_routes has: all that a gateway may
+    ask for, in the model's structs."""
 
     async def lease(request: Request) -> Response:
         asked = await read_body(request, LeaseRequest)
@@ -100,6 +100,9 @@ def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Sta
         await control.activity(asked.gateway, asked.seen)
         return Response(status_code=204)
 
+    async def icon(request: Request) -> Response:
+        return json_answer(await control.icon(AppName(request.query_params.get("app", ""))))
+
     async def watch(request: Request) -> Response:
         gateway = request.query_params.get("gateway", "")
 
@@ -116,6 +119,7 @@ def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Sta
             HttpRoute("/v1/find", find, methods=["POST"]),
             HttpRoute("/v1/release", release, methods=["POST"]),
             HttpRoute("/v1/activity", activity, methods=["POST"]),
+            HttpRoute("/v1/icon", icon),
             HttpRoute("/v1/watch", watch),
             *session,
         ]

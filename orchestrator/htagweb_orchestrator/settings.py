@@ -43,6 +43,7 @@ class AppSettings(Struct, frozen=True):
     title: str = ""
     description: str = ""
     entry: str = ""
+    icon: str = ""  # a path below the folder with the apps; "": found
     access: Access | None = None  # None: as for all apps
     session: str = "user"
     image: str = ""

@@ -64,8 +64,14 @@ async def app_page(request: Request) -> Response:
 
 async def start(request: Request) -> Response:
     heard(f"start {request.query_params['app']} {request.query_params['next']}")
-    say(status() | ALIVE | {"sandbox": "b" * 12})
+    say(status() | ALIVE | {"sandbox": "b" * 12, "outdated": False})
     return RedirectResponse(request.query_params["next"], 303)
+
+
+async def stop(request: Request) -> Response:
+    form = (await request.body()).decode()
+    heard(f"stop {form}")
+    return RedirectResponse("/", 303)
 
 
 async def stay(request: Request) -> Response:
@@ -118,6 +124,7 @@ app = Starlette(
     routes=[
         Path_("/-/status", report),
         Path_("/-/start", start),
+        Path_("/-/stop", stop, methods=["POST"]),
         Path_("/-/stay", stay, methods=["POST"]),
         Path_("/-/{name}", asset),
         Path_("/toy/gone", gone, methods=["GET", "POST"]),

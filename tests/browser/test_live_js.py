@@ -423,3 +423,24 @@ async def test_without_scripts_the_waiting_page_reloads_itself(browser: Browser,
     gateway.say(READY)
     await expect(page.get_by_role("heading", name="Toy", exact=True)).to_be_visible(timeout=DEADLINE_S * 1000)
     await context.close()
+
+
+async def test_a_new_version_is_offered_and_may_be_declined(page: Page, gateway: Gateway) -> None:
+    gateway.say(READY | {"outdated": True})
+    await connect(page)
+    said = page.get_by_text("There is a new version of this app. Opening it starts afresh.")
+    await expect(said).to_be_visible()
+    await page.get_by_role("button", name="Not now").click()
+    await expect(said).to_be_hidden()
+    async with page.expect_response("**/-/status?*"):
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # it asks
+    await expect(said).to_be_hidden()
+    assert gateway.heard("stop") == []
+    await page.goto("about:blank")
+    await page.goto("/toy/?a=1#part")  # another page asks again
+    await page.get_by_role("button", name="Open it").click()
+    await page.wait_for_url("**/toy/?a=1#part")
+    await page.wait_for_function("document.readyState === 'complete'")
+    await expect(said).to_be_hidden()
+    assert gateway.heard("stop") == ["stop app=toy"]
+    assert gateway.heard("start") == ["start toy /toy/?a=1"]

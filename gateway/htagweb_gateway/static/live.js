@@ -18,6 +18,7 @@
 
   // ---------------------------------------------------------------- what the gateway knows of this app
 
+  let declined = false; // the visitor wants to keep the old version
   let asking = null, poll = 0, over = false, sandbox = "", doubt = false, signedIn = false;
 
   /** Ask once, however many want to know. Resolves to the status, or to null if there was no good answer. */
@@ -50,6 +51,7 @@
       if (sandbox && sandbox !== status.sandbox) return location.reload();
       sandbox = status.sandbox;
     }
+    if (status?.outdated && !declined) news();
     if (status) for (const socket of down) if (socket.parked()) socket.wake();
     appsOwn.heard(status);
     let wait_ms = down.has(appsOwn) ? OWN_MS : POLL_MS;
@@ -84,6 +86,16 @@
     });
   }
 
+  /** Take the new version: the old one ends, with whatever isn't stored. */
+  async function renew() {
+    over = true;
+    bars.hide("news");
+    try {
+      await nativeFetch.call(window, "/-/stop", { method: "POST", body: new URLSearchParams({ app }), redirect: "manual" });
+    } catch { /* then the start finds the old one, and opens that */ }
+    start();
+  }
+
   async function stay() {
     try {
       await nativeFetch.call(window, "/-/stay", { method: "POST", body: new URLSearchParams({ app }) });
@@ -114,6 +126,7 @@
       padding: .6rem 1.1rem; min-height: 3.5rem; border: 1px solid var(--line); border-radius: .9rem;
       background: var(--sheet); color: var(--ink); box-shadow: 0 .4rem 1.5rem rgb(0 0 0 / .2); }
     .bar > button { margin-right: -.5rem; flex: none; }
+    .bar > .no { background: transparent; color: var(--ink); border-color: var(--line); }
     .clock { font-variant-numeric: tabular-nums; }
     @media print { .bar { display: none; } }`;
 
@@ -144,16 +157,17 @@
     show(kind, said) { this.said[kind] = said; this.draw(); },
     hide(kind) { if (this.said[kind]) { delete this.said[kind]; this.draw(); } },
     draw() {
-      const now = this.said.ended ?? this.said.lost ?? this.said.warning;
+      const now = this.said.ended ?? this.said.lost ?? this.said.warning ?? this.said.news;
       if (!now && !this.parts) return;
       this.parts ??= {
         // The clock is not part of the spoken text: it would be read out every second.
         text: make("span", { role: "status" }),
         clock: make("span", { className: "clock", ariaHidden: "true" }),
         button: make("button", { type: "button" }),
+        no: make("button", { type: "button", className: "no" }),
       };
-      const { text, clock, button } = this.parts;
-      this.bar ??= make("div", { className: "bar" }, make("span", {}, text, " ", clock), button);
+      const { text, clock, button, no } = this.parts;
+      this.bar ??= make("div", { className: "bar" }, make("span", {}, text, " ", clock), button, no);
       if (this.bar.getRootNode() !== shadow()) shadow().append(this.bar);
       this.bar.hidden = !now;
       if (text.textContent !== (now?.text ?? "")) text.textContent = now?.text ?? "";
@@ -162,6 +176,9 @@
       button.textContent = now?.label ?? "";
       button.hidden = !now?.label;
       button.onclick = now?.act ?? null;
+      no.textContent = now?.otherwise ?? "";
+      no.hidden = !now?.otherwise;
+      no.onclick = now?.decline ?? null;
     },
   };
 
@@ -182,9 +199,17 @@
     tick();
   }
 
+  function news() {
+    bars.show("news", {
+      text: "There is a new version of this app. Opening it starts afresh.", label: "Open it", act: renew,
+      otherwise: "Not now", decline() { declined = true; bars.hide("news"); },
+    });
+  }
+
   function end(status) {
     if (over) return;
     over = true;
+    bars.hide("news");
     const act = status.act ?? start;
     const title = status.title || "This app isn't running", action = status.action || "Start again";
     bars.hide("warning");
