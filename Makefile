@@ -37,5 +37,8 @@ bench-start: ## measure how long a visitor waits for an app (ten minutes; needs 
 bench-memory: ## measure what 200 sandboxes take (five minutes; needs Docker and root)
 	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks memory
 
+bench-runtimes: ## measure what gVisor costs a sandbox (two minutes; needs Docker, root, and runsc: scripts/runsc gets it)
+	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks runtimes
+
 lock: ## bring every locked dependency up to date
 	@scripts/venv && scripts/lock --upgrade

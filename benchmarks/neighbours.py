@@ -25,7 +25,8 @@ from htagweb_orchestrator.rundir import UidAllocator
 from tests.attacks.processes import Listening, gateway, orchestrator, serves
 from tests.attacks.stage import Stage
 from tests.attacks.visitor import Visitor
-from tests.engines.conftest import IMAGE, SOCKET, new_id
+from tests.engines.conftest import IMAGE, SOCKET
+from tests.engines.probes import new_id
 
 from .measures import machine
 from .report import table

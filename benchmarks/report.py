@@ -12,6 +12,7 @@ SECTIONS = {
     "start": "Starting",
     "neighbours": "Neighbours",
     "memory": "Memory",
+    "runtimes": "gVisor",
 }
 _HEAD = "# Benchmarks\n\nWhat stands between two markers was written by the command that it names.\n"
 
