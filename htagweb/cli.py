@@ -17,6 +17,8 @@ from . import packages
 from .admin import Row
 from .checking import check
 from .console import FAILED, MISUSED, NOTHING, AsJson, duration, fail, orchestrator, print_json, say
+from .new_app import Refused as RefusedName
+from .new_app import new_app
 from .people import audit, token_app, users_app
 from .tables import SHORT_ID, clean, print_facts, print_table, show
 
@@ -195,6 +197,21 @@ def apps_check(
         raise typer.Exit(FAILED)
     if not checked.apps:
         say("There is no app here.")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and dashes: it becomes a part of the address.")],
+    gen: Annotated[int, typer.Option("--gen", min=1, max=2, help="The generation of htag that it is for.")] = 1,
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where the apps lie.")] = Path("apps"),
+) -> None:
+    """Write a small app that works, to begin with."""
+    try:
+        path = new_app(name, gen, into)
+    except RefusedName as refused:
+        fail(str(refused), FAILED)
+    print(path)
+    say(f"Where {into} is published, it is at /{name}/ in a second or two.")
 
 
 @app.command()

@@ -454,3 +454,22 @@ def test_without_a_command_the_help_is_shown() -> None:
     result = run()
     assert result.exit_code == 2
     assert all(word in result.output for word in ("list", "inspect", "logs", "reap", "apps"))
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_new_app_is_one_without_a_problem(tmp_path: Path, generation: int) -> None:
+    made = CliRunner().invoke(app, ["new", "my-shop", "--gen", str(generation), "--into", str(tmp_path)])
+    assert (made.exit_code, made.stdout.strip()) == (0, str(tmp_path / "my-shop.py"))
+    checked = CliRunner().invoke(app, ["apps", "check", str(tmp_path)])
+    assert checked.exit_code == 0
+    assert re.search(rf"my-shop +My shop +{generation} +", checked.stdout)
+    again = CliRunner().invoke(app, ["new", "my-shop", "--into", str(tmp_path)])
+    assert (again.exit_code, "is there already" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "into", "said"), [("My_Shop", ".", "my-shop can"), ("../x", ".", "x can"), ("shop", "nowhere", "--into")]
+)
+def test_a_new_app_needs_a_good_name_and_a_folder(tmp_path: Path, name: str, into: str, said: str) -> None:
+    made = CliRunner().invoke(app, ["new", name, "--into", str(tmp_path / into)])
+    assert (made.exit_code, said in made.stderr, list(tmp_path.iterdir())) == (1, True, [])

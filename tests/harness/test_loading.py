@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from htagweb.new_app import new_app
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.harness.conftest import Boot
 from tests.harness.driver import Harness
@@ -27,6 +30,16 @@ async def test_every_example_gets_to_its_first_page(boot: Boot, name: str) -> No
     assert answer.headers["cache-control"] == "no-store"
     assert '<head><script src="/-/live.js" data-app="toy"></script>' in answer.text
     assert "init error" not in answer.text
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_an_app_that_htagweb_new_writes_gets_to_its_first_page(
+    boot: Boot, generation: int, tmp_path: Path
+) -> None:
+    harness = await boot(generation)
+    await harness.load(new_app("my-shop", generation, tmp_path).read_text())
+    await harness.claim()
+    assert "My shop</h1>" in (await harness.http.get("/")).text
 
 
 async def test_an_app_of_several_files_finds_its_modules_and_data(first: Harness) -> None:
