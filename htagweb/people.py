@@ -210,4 +210,4 @@ def _entry(row: Row) -> list[str]:
 
 
 def _cell(key: str, value: Any) -> str:
-    return ", ".join(value) or "-" if isinstance(value, list) else show(key, value) or "-"
+    return show(key, value) or "-"

@@ -55,6 +55,8 @@ def show(key: str, value: Any) -> str:
             return "yes" if value else "no"
         case 0 if key == "generation":
             return "ASGI"
+        case list():
+            return ", ".join(map(str, value))
         case dict() if key == "steps":
             return ", ".join(f"{step} {took} ms" for step, took in value.items())
         case dict():

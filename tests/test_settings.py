@@ -170,6 +170,22 @@ def test_development_comfort_is_for_loopback_only(tmp_path: Path, published_on: 
     assert load(tmp_path, HTAGWEB_PUBLISHED_ON=published_on).dev is dev
 
 
+@pytest.mark.parametrize(
+    ("published_on", "public_url", "url"),
+    [
+        ("127.0.0.1:8001", "", "http://localhost:8001"),
+        ("127.0.0.1", "", ""),
+        ("0.0.0.0:8000", "", ""),
+        ("127.0.0.1:8001", "https://apps.example.org", "https://apps.example.org"),
+    ],
+)
+def test_an_operators_link_names_the_server_where_that_is_known(
+    tmp_path: Path, published_on: str, public_url: str, url: str
+) -> None:
+    settings = load(tmp_path, HTAGWEB_PUBLISHED_ON=published_on, HTAGWEB_PUBLIC_URL=public_url)
+    assert settings.own_url == url
+
+
 def test_development_comfort_can_be_chosen(tmp_path: Path) -> None:
     assert load(tmp_path, "dev = false", HTAGWEB_PUBLISHED_ON="127.0.0.1").dev is False
     assert load(tmp_path, HTAGWEB_DEV="true", HTAGWEB_PUBLISHED_ON="0.0.0.0").dev is True

@@ -87,7 +87,7 @@ async def serve(settings: Settings) -> None:
     people = People(
         control=control, accounts=accounts, sign_ins=sign_ins, passwords=passwords, tokens=tokens, audit=audit
     )
-    operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output)
+    operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output, audit=audit)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -103,7 +103,7 @@ async def serve(settings: Settings) -> None:
     ]
     await control.open()
     if (path := await people.first_link(settings.auth)) is not None:
-        link = f"{settings.public_url}{path}"
+        link = f"{settings.own_url}{path}"
         log.warning("no operator yet: this link signs one in, once, within an hour", extra={"link": link})
     running = []
     for each, socket in services:

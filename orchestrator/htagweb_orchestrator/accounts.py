@@ -79,6 +79,11 @@ class Accounts:
 
         return await self._database.write(work)
 
+    async def rehash(self, name: str, known: str, fresh: str) -> bool:
+        """The same password under another hash; False if it isn't the same any more."""
+        update = "UPDATE account SET hash = ? WHERE name = ? AND hash = ?"
+        return await self._database.write(lambda db: db.execute(update, (fresh, name, known)).rowcount == 1)
+
     async def remove(self, name: str) -> bool:
         delete = "DELETE FROM account WHERE name = ?"
         return await self._database.write(lambda db: db.execute(delete, (name,)).rowcount > 0)

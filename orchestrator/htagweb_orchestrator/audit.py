@@ -73,15 +73,15 @@ class Audit:
         task.add_done_callback(self._pending.discard)
 
     async def entries(
-        self, *, who: str = "", event: str = "", since_s: float = 0.0, most: int = 100
+        self, *, who: str = "", event: str = "", sandbox: str = "", since_s: float = 0.0, most: int = 100
     ) -> list[dict[str, Any]]:
         """The last ones that fit, in the order of their happening. `since_s` is a wall time. Raises sqlite3.Error."""
         await self.settle()
         query = (
-            "SELECT at, event, who, facts FROM entry WHERE (? = '' OR who = ?) AND (? = '' OR event = ?) AND at >= ? "
-            "ORDER BY n DESC LIMIT ?"
+            "SELECT at, event, who, facts FROM entry WHERE (? = '' OR who = ?) AND (? = '' OR event = ?) "
+            "AND (? = '' OR json_extract(facts, '$.sandbox') = ?) AND at >= ? ORDER BY n DESC LIMIT ?"
         )
-        asked = (who, who, event, event, since_s, most)
+        asked = (who, who, event, event, sandbox, sandbox, since_s, most)
         rows = await self._database.read(lambda db: db.execute(query, asked).fetchall())
         return [_entry(at_s, said, by, json.loads(facts)) for at_s, said, by, facts in reversed(rows)]
 

@@ -80,6 +80,7 @@ SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
 RESERVED = "htagweb."  # what keys of the session begin with that are never stored: the platform puts them in
+EXPIRE_S = 5.0  # how often sign-ins are looked through for those that are over
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 MEASURE_S, MEASURED = 30.0, 16  # how often sandboxes' memory is measured, and of how many: some engines are slow at it
 MAKE_ROOM_EVERY_S, MAKE_ROOM_IDLE_S = 2.0, 60.0  # between two ends for lack of memory; nobody busier than that is ended
@@ -199,6 +200,7 @@ class ControlPlane:
         opened = asyncio.Event()
         self._spawn(self._serve(opened), "engine")
         self._spawn(self._every(SCAN_S, self._scan), "catalogue")
+        self._spawn(self._every(EXPIRE_S, self._expire), "sign-ins")
         self._spawn(self._every(3600.0, self._prune), "prune")
         self._spawn(self._every(SWEEP_S, self._prune_output), "prune output")
         await opened.wait()
@@ -689,6 +691,9 @@ class ControlPlane:
             for sandbox in self._registry.all_live():
                 if sandbox.state is State.READY and self.outdated(sandbox):
                     self._publish(sandbox)
+
+    async def _expire(self) -> None:
+        await self._sign_ins.expire()
 
     async def _prune(self) -> None:
         await self._sessions.prune()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import reasons
+from .audit import Audit
 from .catalogue import Catalogue
 from .clock import boottime_s
 from .control import ControlPlane
@@ -29,12 +31,14 @@ class Operators:
         engine: Engine,
         catalogue: Catalogue,
         output: OutputFiles,
+        audit: Audit | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         self._control = control
         self._engine = engine
         self._catalogue = catalogue
         self._output = output
+        self._audit = audit
         self._now = now
 
     @property
@@ -86,7 +90,7 @@ class Operators:
             row["steps"] = sandbox.steps_ms
             row["address"] = getattr(sandbox.address, "path", None)
             row["limits"] = sandbox.lease.limits
-        return rows or [
+        ended: list[Row] = [
             {
                 "id": route.sandbox,
                 "user": route.user,
@@ -99,6 +103,20 @@ class Operators:
             }
             for route in self._control.ended(prefix)
         ]
+        found = rows or ended
+        if len(found) == 1:  # one of several is shown to nobody
+            found[0]["history"] = await self._history(found[0]["id"])
+        return found
+
+    async def _history(self, sandbox: SandboxId) -> list[str]:
+        """What the audit log says of it."""
+        if self._audit is None:
+            return []
+        try:
+            entries = await self._audit.entries(sandbox=sandbox)
+        except sqlite3.Error as error:
+            return [f"the audit log can't be read: {error}"]
+        return [f"{entry['at']} {entry['event']}" for entry in entries]
 
     def _row(self, sandbox: Sandbox, use: Stats | None) -> Row:
         now = self._now()

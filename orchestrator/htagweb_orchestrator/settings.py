@@ -138,6 +138,14 @@ class Settings(AppLimits, frozen=True):
         """The defaults, and those of each app that the configuration names."""
         return [self.limits(name) for name in ("", *self.apps)]
 
+    @property
+    def own_url(self) -> str:
+        """Where an operator who sits at this machine finds the platform; "" if that isn't known."""
+        if self.public_url:
+            return self.public_url
+        port = self.published_on.rpartition(":")[2]
+        return f"http://localhost:{port}" if self.dev and port.isdecimal() else ""
+
     def platform(self, warnings: tuple[str, ...] = ()) -> Platform:
         """What the gateway needs of all this."""
         return Platform(

@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from .accounts import Accounts
 from .admission import network
 from .audit import Audit, Event
@@ -75,12 +77,15 @@ class Visitors:
                 raise SignInRefused(_WRONG)
             self._failures.forgive(name, address)
             if self._passwords.outdated(account.hash):
-                await self._accounts.change(name, hash=await self._passwords.hash(password))
-            # Disabled, or given another password, while the old one was verified?
-            now = await self._accounts.get(name)
-            if now is None or now.disabled:
+                fresh = await self._passwords.hash(password)
+                if await self._accounts.rehash(name, account.hash, fresh):
+                    account = msgspec.structs.replace(account, hash=fresh)
+            welcome = await self._welcome(account.person, "password", client, sid, visitor)
+            # Who changes an account ends its sign-ins after that: one that began in between is seen by one of the two.
+            if await self._accounts.get(name) != account:
+                await self._sign_ins.end([welcome.sign_in.id])
                 raise SignInRefused(_WRONG)
-            return await self._welcome(now.person, "password", client, sid, visitor)
+            return welcome
         except sqlite3.Error as error:
             raise _store_failed(error) from error
 

@@ -242,7 +242,9 @@ class Stage:
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine
-        plane.operators = Operators(control=plane, engine=engine, catalogue=catalogue, output=output, now=self.clock)
+        plane.operators = Operators(
+            control=plane, engine=engine, catalogue=catalogue, output=output, audit=audit, now=self.clock
+        )
         plane.sign_ins, plane.accounts, plane.audit = signed_in, Accounts(people), audit
         plane.tokens = Tokens(people, wall_s=self.clock)
         plane.people = People(

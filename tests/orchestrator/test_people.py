@@ -198,6 +198,8 @@ async def test_the_audit_log_says_who_did_what(stage: Stage, plane: Plane, htagw
     assert [{key: value for key, value in line.items() if key != "at"} for line in lines] == told
     assert [row["event"] for row in await rows(htagweb, "audit", "--who", "ann", "-n", "2")] == ["ended", "signed-out"]
     assert len(await rows(htagweb, "audit", "--event", "sign-in-refused")) == 2
+    shown = json.loads((await htagweb("inspect", route.sandbox[:12], "--json")).stdout)
+    assert [line.split()[1] for line in shown["history"]] == ["started", "ended"]
     stage.clock.forward(100)
     assert await rows(htagweb, "audit", "--within", "50s") == []
     assert "sign-in-refused" in (await htagweb("audit")).stdout

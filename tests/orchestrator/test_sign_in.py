@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import argon2
 import pytest
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
@@ -16,8 +18,9 @@ from htagweb_orchestrator.errors import (
     SignInLimited,
     SignInRefused,
 )
-from htagweb_orchestrator.model import Person, Snapshot, State, UserId, sign_in_id
+from htagweb_orchestrator.model import Person, Snapshot, State, UserId, Welcome, sign_in_id
 from htagweb_orchestrator.passwords import OF_NAME
+from htagweb_orchestrator.people import AccountChange
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.stage import CLOCK, HELLO, Plane, Stage, eventually
 from tests.orchestrator.test_service import folder, served  # noqa: F401  (a fixture)
@@ -74,6 +77,41 @@ async def test_unknown_and_wrong_are_answered_alike(client: OrchestratorClient) 
             await client.sign_in(name, password)
         words.add(str(refused.value))
     assert len(words) == 1
+
+
+async def test_a_sign_in_that_is_too_old_is_over_for_every_gateway(stage: Stage, plane: Plane) -> None:
+    welcome = await plane.visitors.sign_in("ann", PASSWORD)
+    watch = await plane.gateway()
+    stage.clock.forward(12 * 3600 + 1)
+    assert plane.sign_ins.person(ANN) is None
+    await plane.sign_ins.expire()
+    await eventually(lambda: not watch.sign_ins)
+    assert plane.sign_ins.of_secret(welcome.sid) is None
+
+
+async def test_one_who_is_disabled_while_he_signs_in_is_not_signed_in(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = plane.sign_ins.begin
+
+    async def disabled_first(person: Person, method: str) -> Welcome:
+        await plane.people.change("ann", AccountChange(disabled=True))
+        return await begin(person, method)
+
+    monkeypatch.setattr(plane.sign_ins, "begin", disabled_first)
+    with pytest.raises(SignInRefused):
+        await plane.visitors.sign_in("ann", PASSWORD)
+    assert plane.sign_ins.all() == ()
+
+
+async def test_a_hash_of_weaker_parameters_is_renewed(stage: Stage, plane: Plane) -> None:
+    weaker = argon2.PasswordHasher(time_cost=1, memory_cost=16, parallelism=2)
+    await plane.accounts.change("ann", hash=weaker.hash(PASSWORD))
+    await plane.visitors.sign_in("ann", PASSWORD)
+    account = await plane.accounts.get("ann")
+    assert account is not None
+    assert not stage.passwords.outdated(account.hash)
+    await plane.visitors.sign_in("ann", PASSWORD)
 
 
 async def test_guessing_is_bounded_per_name_and_goes_on_later(
@@ -135,6 +173,15 @@ async def test_an_operators_call_is_answered_as_on_the_operators_socket(
     assert (answer.status, answer.media_type) == (200, "application/json")
     assert b'"user":"ann"' in answer.body
     assert (await client.operate(welcome.operator_token, "GET", "/v1/sandboxes/ffff")).status == 404
+    reap = json.dumps({"ids": [route.sandbox]}).encode()
+    assert (
+        await client.operate(welcome.operator_token, "POST", "/v1/reap", body=reap, client="192.0.2.1")
+    ).status == 200
+    (entry,) = await plane.audit.entries(event="operated")
+    assert {**entry, "at": ""} == {
+        "at": "", "event": "operated", "who": "ann", "call": "POST /v1/reap", "about": route.sandbox[:12],
+        "status": 200, "client": "192.0.2.1",
+    }  # fmt: skip
     bob = await client.sign_in("bob", PASSWORD)
     assert bob.operator_token == ""
     await client.sign_out(welcome.sid)
