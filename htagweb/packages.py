@@ -32,7 +32,7 @@ def log(name: AppArgument) -> None:
 
 
 def build(name: AppArgument) -> None:
-    """Install an app's packages again, after a failure or for newer ones. What is there serves on meanwhile."""
+    """Install an app's packages again, after a failure or for newer ones, and try it out. What is there serves on."""
     with orchestrator() as admin:
         admin.build(name)
     say(f"It is on its way: htagweb apps shows how far, htagweb apps log {name} what is said.")

@@ -8,7 +8,7 @@ from pip._vendor.packaging.markers import default_environment
 from pip._vendor.packaging.requirements import Requirement
 
 # What the harness runs on, with what that needs: imported before any app is loaded, so no app can have another version.
-ROOTS = ["dumb-init", "httptools", "starlette", "uvicorn", "uvloop", "websockets"]
+ROOTS = ["cryptography", "dumb-init", "httptools", "starlette", "uvicorn", "uvloop", "websockets"]
 
 
 def name_of(text: str) -> str:

@@ -35,6 +35,7 @@ from .sessions import Sessions
 from .settings import Settings
 from .sign_ins import SignIns
 from .tokens import Tokens
+from .verdicts import Verdicts
 from .visitors import Visitors
 
 log = logging.getLogger("htagweb_orchestrator")
@@ -50,7 +51,8 @@ async def serve(settings: Settings) -> None:
     admin_dir.mkdir(mode=0o700, exist_ok=True)
     engine = composition.engine(settings)
     images = AppImages(instance=settings.instance, sandbox_image=settings.sandbox_image)
-    catalogue = Catalogue(settings, images=images)
+    verdicts = Verdicts(state / "verdicts.json")
+    catalogue = Catalogue(settings, images=images, verdicts=verdicts)
     sessions = Sessions(
         state / "sessions.sqlite", size=settings.session_size_bytes, anonymous_life_s=settings.anonymous_life_s
     )
@@ -72,6 +74,7 @@ async def serve(settings: Settings) -> None:
         audit=audit,
         images=images,
         maker=composition.images(settings),
+        verdicts=verdicts,
     )
     visitors = Visitors(
         auth=settings.auth,

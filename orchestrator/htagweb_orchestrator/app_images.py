@@ -105,6 +105,12 @@ class AppImages:
             found = self._sets[name] = replace(found, progress=Progress.QUEUED)  # somebody removed it
         return Chosen(image=name, ready=name in self._known.made, problem=found.problem)
 
+    @property
+    def base(self) -> str:
+        """The sandbox image's id; "" while it isn't known."""
+        base = self._known.base
+        return base.id if base else ""
+
     def settle(self) -> None:
         """A round is over: forget what no app wants any more, and what isn't being made."""
         with self._lock:
@@ -180,6 +186,8 @@ class OneImage:
 
     def __init__(self, sandbox_image: str) -> None:
         self._sandbox_image = sandbox_image
+
+    base = "any"
 
     def choose(self, needs: Needs, generation: int, image: str = "") -> Chosen:
         return Chosen(image=image or self._sandbox_image, ready=True)

@@ -16,14 +16,16 @@ from .errors import AppBroken, AppNotFound, AppPreparing
 from .icons import read_icon
 from .icons import tag as icon_tag
 from .model import AppCard, AppName, Icon, Struct
-from .requirements import BadRequirement, Needs
+from .requirements import BadRequirement, Needs, pinned_generation
 from .secret_files import SecretFiles
 from .settings import AppLimits, AppSettings, Settings
 from .snapshots import SnapshotLost, Snapshots
 from .source import NotAnApp, examine
+from .verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
+HOLD_S = 2.0  # how long a version that replaces a good one waits for its trial
 UNSETTLED_NS = 2_000_000_000
 """A file this young is read again: on a file system with coarse times a second write leaves no trace in them."""
 
@@ -43,8 +45,15 @@ class PublishedApp(Struct, frozen=True):
     parano: bool = False
     env: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()  # names, never contents
+    pinned: bool = False  # it says itself which htag it needs
+    base: str = ""  # the sandbox image's id, as far as it is known
     warm_min: int | None = None  # None: as for all apps
     warm_max: int | None = None
+
+    @property
+    def tried(self) -> str:
+        """What a verdict holds for."""
+        return f"{self.version}:{self.image}:{self.base}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,8 @@ class _Entry:
     preparing: bool = False  # it hasn't
     icon: Icon | None = None
     remarks: tuple[str, ...] = ()  # what the operator should know, though it works
+    since_s: float = 0.0  # when it had
+    good: PublishedApp | None = None  # the last version that went well when it was tried out
 
 
 class Catalogue:
@@ -73,9 +84,11 @@ class Catalogue:
         settings: Settings,
         *,
         images: AppImages | OneImage | None = None,
+        verdicts: Verdicts | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Without `images`, every app runs on the sandbox image."""
+        """Without `images`, every app runs on the sandbox image. Without `verdicts`, no version is tried out."""
+        self._verdicts = verdicts
         self._settings = settings
         self._images = images or OneImage(settings.sandbox_image)
         self._snapshots = Snapshots(settings.state_dir / "snapshots")
@@ -133,6 +146,21 @@ class Catalogue:
         """Every version that can be started now, by name."""
         return [entry.published for _, entry in sorted(self._entries.items()) if entry.published is not None]
 
+    def coming(self, name: str) -> PublishedApp | None:
+        """An app's newest version, if it can be one and has its image."""
+        entry = self._entries.get(name)
+        return entry.coming if entry and entry.since_s else None
+
+    def untried(self) -> list[PublishedApp]:
+        """Newest versions that weren't tried out yet."""
+        if self._verdicts is None:
+            return []
+        newest = [entry.coming for entry in self._entries.values() if entry.coming and entry.since_s]
+        return [app for app in newest if app.base and self._verdicts.of(app.tried) is None]
+
+    def all_tried(self) -> list[str]:
+        return [entry.coming.tried for entry in self._entries.values() if entry.coming]
+
     def image(self, name: str) -> str:
         """What an app's present files run on, or will; "" if they can't be an app. Raises AppNotFound."""
         entry = self._entries.get(name)
@@ -187,7 +215,8 @@ class Catalogue:
             return replace(old, again=True) if old else None
         except (Unreadable, NotAnApp, BadRequirement, OSError) as error:
             published, again = old.published if old else None, isinstance(error, OSError)
-            broken = _Entry(app, published, _sentence(app, error), again, secrets, icon=old.icon if old else None)
+            icon, good = (old.icon, old.good) if old else (None, None)
+            broken = _Entry(app, published, _sentence(app, error), again, secrets, icon=icon, good=good)
             return self._said(broken, old)
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
@@ -204,14 +233,24 @@ class Catalogue:
             return entry
         said = self._settings.app(entry.found.name)
         chosen = self._images.choose(entry.needs, entry.coming.generation, said.image)
-        coming = msgspec.structs.replace(entry.coming, image=chosen.image)
-        return replace(
-            entry,
-            published=coming if chosen.ready else old.published if old else None,
-            problem=chosen.problem,
-            coming=coming,
-            preparing=not chosen.ready and not chosen.problem,
-        )
+        coming = msgspec.structs.replace(entry.coming, image=chosen.image, base=self._images.base)
+        before = old.published if old else None
+        preparing = not chosen.ready and not chosen.problem
+        entry = replace(entry, published=before, problem=chosen.problem, coming=coming, preparing=preparing)
+        return self._judged(entry, coming, old) if chosen.ready else replace(entry, good=old.good if old else None)
+
+    def _judged(self, entry: _Entry, new: PublishedApp, old: _Entry | None) -> _Entry:
+        """Publish the version that is new, unless it goes badly where the one before went well. That is found out while
+        it is new: the one before is served meanwhile, but no longer than HOLD_S; a first version is published at once,
+        because there is nothing else to serve, and whoever opens it finds out the same."""
+        good = old.good if old else None
+        is_same = old is not None and old.since_s and old.coming and old.coming.tried == new.tried
+        since_s = old.since_s if old and is_same else time.monotonic()
+        said = self._verdicts.of(new.tried) if self._verdicts else None
+        if said == "":
+            good = new
+        holds = good is not None and (said or (said is None and time.monotonic() - since_s < HOLD_S))
+        return replace(entry, published=good if holds else new, problem=said or "", since_s=since_s, good=good)
 
     def _publish(self, app: Found, secrets: tuple[object, ...]) -> _Entry:
         if app.problem:
@@ -234,6 +273,7 @@ class Catalogue:
             parano=said.parano,
             env=said.env,
             secrets=said.secrets,
+            pinned=pinned_generation(source.needs) is not None,
             warm_min=said.warm_min,
             warm_max=said.warm_max,
         )
@@ -266,7 +306,8 @@ class Catalogue:
         return True
 
     def _prune(self) -> None:
-        versions = {app.version for each in self._entries.values() for app in (each.published, each.coming) if app}
+        entries = self._entries.values()
+        versions = {app.version for each in entries for app in (each.published, each.coming, each.good) if app}
         wanted = self._kept | versions
         try:
             self._snapshots.prune(wanted)

@@ -70,6 +70,8 @@ from .session_store import SessionStore
 from .settings import Settings
 from .sign_ins import SignIns
 from .starter import Starter
+from .trials import Trials
+from .verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +107,12 @@ class ControlPlane:
         audit: Audit | None = None,
         images: AppImages | None = None,
         maker: ImageMaker | None = None,
+        verdicts: Verdicts | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
-        which the catalogue knows too, and a `maker`, apps get the packages that they name."""
+        which the catalogue knows too, and a `maker`, apps get the packages that they name. With `verdicts`, likewise,
+        each version is tried out."""
         self._engine = engine
         self._catalogue = catalogue
         self._settings = settings
@@ -190,6 +194,21 @@ class ControlPlane:
             now=now,
         )
 
+        self._trials: Trials | None = None
+        if verdicts is not None:
+            self._trials = Trials(
+                verdicts=verdicts,
+                registry=self._registry,
+                starter=self._starter,
+                endings=self._endings,
+                catalogue=catalogue,
+                pool=self._pool,
+                lease=self._new_lease,
+                room=self._admission.room_to_spare,
+                changed=self._scan,
+                now=now,
+            )
+
     # -- life of the service -------------------------------------------------------------------------------------
 
     async def open(self) -> None:
@@ -254,6 +273,8 @@ class ControlPlane:
             self._hub.cut()  # who watches begins again, with the warnings
         opened.set()
         self._spawn(self._pool.run(), "warm pool")
+        if self._trials is not None:
+            self._spawn(self._trials.run(), "trials")
         log.info(
             "orchestrator ready",
             extra={
@@ -609,6 +630,9 @@ class ControlPlane:
     # -- harness.Listener ----------------------------------------------------------------------------------------
 
     def output(self, sandbox: SandboxId, text: str, dropped: int) -> None:
+        found = self._registry.get(sandbox)
+        if found is not None:
+            found.output_bytes += len(text) + dropped
         self._output.add(sandbox, text, dropped)
 
     def exits(self, sandbox: SandboxId, reason: str) -> None:
@@ -784,6 +808,10 @@ class ControlPlane:
     @property
     def pool(self) -> WarmPool:
         return self._pool
+
+    @property
+    def trials(self) -> Trials | None:
+        return self._trials
 
     @property
     def builds(self) -> Builds | None:

@@ -191,9 +191,11 @@ class Operators:
         return self._control.builds.log_of(image) if self._control.builds else ""
 
     def build(self, app: str) -> bool:
-        """Have an app's image made again; False where it has none of its own. Raises AppNotFound."""
+        """Have an app's image made, and the app tried out, again; False where neither was done. Raises AppNotFound."""
         image = self._catalogue.image(app)
-        return self._control.builds is not None and self._control.builds.again(image)
+        builds, trials = self._control.builds, self._control.trials
+        tried = trials is not None and trials.again(app)
+        return (builds is not None and builds.again(image)) or tried
 
     async def prune(self, *, really: bool) -> list[Row]:
         """Images that no app and no sandbox uses any more, and whether they are gone."""

@@ -120,6 +120,20 @@ class WarmPool:
             self._loaded.pop((app.name, app.version), None)
         return chosen
 
+    def may_warm(self, app: PublishedApp) -> bool:
+        """Whether anything may be started for this app that nobody asked for."""
+        return self._most_of(app) > 0
+
+    def lend(self, app: PublishedApp) -> Sandbox | None:
+        """A blank one for something else than a visitor; the caller ends it."""
+        kind = Kind.of(app)
+        fitting = (each for each in self._warm() if not each.lease.app and Kind.of(each.lease) == kind and each.answers)
+        chosen = next(fitting, None)
+        if chosen is not None:
+            chosen.state = State.STARTING
+            self._wake.set()
+        return chosen
+
     # -- keeping it filled ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -76,6 +76,7 @@ class Sandbox:
     sockets: dict[str, int] = field(default_factory=dict)  # open WebSockets, by reporting gateway
     died: asyncio.Event = field(default_factory=asyncio.Event)
     exit_code: int | None = None
+    output_bytes: int = 0  # what its app wrote, kept or not
     exit_reason: str = ""  # the app said that it ends itself
     busy: Busy = field(default_factory=Busy)
     ending: Ending | None = None

@@ -180,7 +180,7 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
     async def build(request: Request) -> Response:
         if not operators.build(request.path_params["name"]):
             return problem_answer(
-                409, "no-build", "Nothing is installed for this app: it runs on an image that is there."
+                409, "no-build", "There is nothing to do: it names no packages, and was not tried out."
             )
         return Response(status_code=204)
 

@@ -85,6 +85,25 @@ class Starter:
                 async with asyncio.timeout_at(deadline):
                     await self._load(sandbox, app)
 
+    async def try_out(self, sandbox: Sandbox, app: PublishedApp) -> None:
+        """Render the app's first page for nobody, within its start_timeout. The caller ends the sandbox in any case.
+
+        Raises HarnessFailed for what the app did wrong, with the details in the sandbox's output; TimeoutError where it
+        hangs; or what the engine raised.
+        """
+        deadline = await self._booted(sandbox, app, lambda sandbox, step: None)
+        claim: dict[str, Any] = {"session": {}, "query": "", "prefix": f"/{app.name}", "profile": None}
+        link = sandbox.link
+        assert link is not None
+        try:
+            async with asyncio.timeout_at(deadline):
+                if not sandbox.loaded:
+                    await self._load(sandbox, app)
+                await link.claim(claim)
+        except HarnessFailed as error:
+            await self._explain(sandbox, error)
+            raise
+
     async def _booted(self, sandbox: Sandbox, app: PublishedApp, on_step: Callable[[Sandbox, Step], None]) -> float:
         """Boot it unless it is; return the deadline (loop time) of the whole start."""
         loop = asyncio.get_running_loop()

@@ -28,6 +28,7 @@ from htagweb_orchestrator.registry import Sandbox
 from htagweb_orchestrator.rundir import RunDirectory
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import Settings
+from htagweb_orchestrator.verdicts import Verdicts
 from tests.attacks.visitor import Visitor
 from tests.engines.conftest import GATEWAY_GID, IMAGE, SOCKET
 from tests.gateway.scripted import Server, gateway
@@ -90,15 +91,17 @@ class Stage:
         selftest: bool = False,
         app_images: AppImages | None = None,
         maker: DockerImages | None = None,
+        verdicts: Verdicts | None = None,
         **values: Any,
     ) -> None:
-        """Serve, with these settings. With `app_images` and `maker`, apps get their packages."""
+        """Serve, with these settings. With `app_images` and `maker`, apps get their packages; with `verdicts`, they are
+        tried out."""
         settings = self.settings(**values)
         self.engine = engine or DockerEngine(instance=self.instance, run_volume=self.instance, base_url=self.base_url)
         sessions = Sessions(self.folder / "state" / "sessions.sqlite")
         self._open.callback(sessions.close)
         self.output = OutputFiles(self.folder / "state" / "output")
-        self.catalogue = Catalogue(settings, images=app_images)
+        self.catalogue = Catalogue(settings, images=app_images, verdicts=verdicts)
         self.control = ControlPlane(
             engine=self.engine,
             catalogue=self.catalogue,
@@ -109,6 +112,7 @@ class Stage:
             prover=self.engine if selftest else None,
             images=app_images,
             maker=maker,
+            verdicts=verdicts,
         )
         await self.control.open()
         self._open.push_async_callback(self._close_control)

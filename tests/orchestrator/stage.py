@@ -51,6 +51,7 @@ from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.sign_ins import SignIns
 from htagweb_orchestrator.tokens import Tokens
+from htagweb_orchestrator.verdicts import Verdicts
 from htagweb_orchestrator.visitors import Visitors
 from tests.orchestrator.engine import FakeEngine, Machine
 from tests.orchestrator.harness import Harness
@@ -208,8 +209,15 @@ class Stage:
     def run_directory(self) -> RunDirectory:
         return RunDirectory(self.root / "run", gateway_gid=10001)
 
-    def plane(self, *, engine: FakeEngine | None = None, starts_per_minute: int = 1000, **values: Any) -> Plane:
-        """A control plane that isn't open yet."""
+    def plane(
+        self,
+        *,
+        engine: FakeEngine | None = None,
+        starts_per_minute: int = 1000,
+        trials: bool = False,
+        **values: Any,
+    ) -> Plane:
+        """A control plane that isn't open yet. With `trials` it tries out each version."""
         settings = Settings(
             apps_dir=self.root / "apps",
             state_dir=self.root / "state",
@@ -217,7 +225,8 @@ class Stage:
             **{"idle_timeout_s": 900.0, "warm_max": 0, **values},
         )
         engine = engine or FakeEngine(self.machine)
-        catalogue = Catalogue(settings)
+        verdicts = Verdicts(self.root / "state" / "verdicts.json") if trials else None
+        catalogue = Catalogue(settings, verdicts=verdicts)
         output = OutputFiles(self.root / "state" / "output")
         admission = Admission(
             max_per_user=settings.max_per_user,
@@ -237,6 +246,7 @@ class Stage:
             sessions=self.store(settings),
             output=output,
             admission=admission,
+            verdicts=verdicts,
             sign_ins=signed_in,
             audit=audit,
             now=self.clock,

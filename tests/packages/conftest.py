@@ -18,6 +18,7 @@ from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.engines.docker_images import DockerImages
 from htagweb_orchestrator.engines.docker_options import BUILDER, MADE_BY
 from htagweb_orchestrator.operators import Operators
+from htagweb_orchestrator.verdicts import Verdicts
 from tests.attacks.stage import Stage as Platform
 from tests.attacks.visitor import Visitor
 from tests.engines.conftest import IMAGE, SOCKET
@@ -54,8 +55,9 @@ class Stage(Platform):
     async def serve(self, **values: Any) -> None:
         """With packages from the folder alone, unless `values` say otherwise."""
         settings = {"wheels_dir": self.wheels, "package_index": "", **values}
+        verdicts = Verdicts(self.folder / "state" / "verdicts.json")
         images = AppImages(instance=self.instance, sandbox_image=IMAGE)
-        await self.open(app_images=images, maker=DockerImages(instance=self.instance), **settings)
+        await self.open(app_images=images, maker=DockerImages(instance=self.instance), verdicts=verdicts, **settings)
         self.operators = Operators(
             control=self.control, engine=self.engine, catalogue=self.catalogue, output=self.output
         )

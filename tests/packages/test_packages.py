@@ -98,6 +98,23 @@ async def test_images_outlive_the_orchestrator_and_go_when_nobody_uses_them(stag
     assert not stage.images()
 
 
+async def test_what_is_wrong_with_an_app_is_said_before_anybody_opens_it(stage: Stage) -> None:
+    stage.publish(
+        "other.py", "from htag import Tag\n\nclass App(Tag.div):\n    def init(self):\n        self.add_class('x')\n"
+    )
+    stage.publish("loud.py", "print('x' * 10_000_000)\n" + app(says="'hello'"))
+    stage.publish("sound.py", app(says="'hello'"))
+    stage.publish("absent.py", "import tiny\n" + app(says="'hello'"))
+    await stage.serve(warm_max=1, warm_min=1)
+    said = {name: (await stage.settled(name, "broken"))["problem"] for name in ("other", "loud", "absent")}
+    assert said["other"].startswith("when it was tried out on htag 1, its first page failed: AttributeError: ")
+    assert said["other"].endswith('dependencies = ["htag>=2"]')
+    assert said["loud"].startswith("when it was tried out, it wrote ")
+    assert "it could not be imported: ModuleNotFoundError: No module named 'tiny'" in said["absent"]
+    assert not stage.row("sound")["problem"]
+    assert "hello" in await stage.shows("sound")
+
+
 # -- images of the operator's own ------------------------------------------------------------------------------------
 
 
