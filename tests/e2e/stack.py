@@ -48,6 +48,12 @@ idle_timeout = "4s"
 
 [apps.hungry]
 memory = "64m"
+
+[apps.sealed]
+parano = true
+
+[apps.sealed2]
+parano = true
 """
 
 
@@ -99,6 +105,8 @@ class Stack:
         for name in ("brief", "drowsy", "shortlived"):
             shutil.copy(REPOSITORY / "apps/counter.py", apps / f"{name}.py")
         shutil.copy(REPOSITORY / "tests/apps/slowstart.py", apps / "neverstart.py")
+        shutil.copy(REPOSITORY / "apps/counter.py", apps / "sealed.py")
+        shutil.copy(REPOSITORY / "apps/counter2.py", apps / "sealed2.py")
         (self.folder / "htagweb.toml").write_text(CONFIG)
 
     def up(self) -> None:
