@@ -18,6 +18,7 @@ from htagweb_orchestrator.model import AppCard, AppName, Change, Ending, Platfor
 
 from . import front
 from .activity import Activity, is_activity
+from .app_hosts import AppHosts
 from .edge import Edge, Edges
 from .errand import Sender
 from .headers import Forward
@@ -62,6 +63,7 @@ class Gateway:
         self._passes = Passes(self.routes, identity.sign_ins)
         self._site = PlatformSite(self)
         self._proxy_sign_in: ProxySignIn | None = None
+        self._frame_ancestors = b""
         self._upstreams: dict[SandboxId, Upstream] = {}
         self._relays: dict[SandboxId, set[Carrier]] = {}
         self._sockets: dict[UserId, int] = {}
@@ -91,7 +93,7 @@ class Gateway:
         if path in (b"/-/healthz", b"/-/readyz"):  # probes come by whatever name their prober uses
             await self._site(scope, receive, send, edge)
             return
-        if not front.host_allowed(edge.host, self.routes.platform):
+        if not edge.app and not front.host_allowed(edge.host, self.routes.platform):
             if navigation(scope):
                 await self.pages.forbidden(self._host_words(), "public_url", status=421)(scope, receive, send)
             else:
@@ -100,7 +102,7 @@ class Gateway:
         if self._proxy_sign_in is not None and (answer := await self._greet(scope, edge)) is not None:
             await answer(scope, receive, send)
             return
-        name, rest = front.parse_target(path)
+        name, rest = _place(edge, path)
         if name is None:
             await self._site(scope, receive, send, edge)
             return
@@ -117,9 +119,13 @@ class Gateway:
         search = f"?{query.decode('latin-1')}" if query else ""
         target = front.raw_path(scope).decode("latin-1") + search
         visitor = self.identify(scope, edge)
+        if edge.app and visitor is None and wants_page:  # the portal knows; also whether there is such an app for him
+            return self._site.enter(edge, target)
         card = self.card(name, visitor)
         if card is None:
             return self.unknown(name, visitor, target, wants_page)
+        if self.edges.app_hosts is not None and not edge.app:
+            return self._elsewhere(self.edges.app_hosts, name, (rest.decode("latin-1") or "/") + search, wants_page)
         if not rest:
             return RedirectResponse(f"/{name}/{search}", 308)
         if visitor is None:
@@ -138,7 +144,7 @@ class Gateway:
                     return None
                 route = await self._miss(visitor.user, name, route)
             if not wants_page:
-                return problem_of_route(name, route)
+                return problem_of_route(name, route, edge.base(name))
             if route is not None and route.state is State.ENDED and route.ending is not Ending.VISITOR:
                 return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             if route is None or route.state is State.ENDED:
@@ -160,12 +166,12 @@ class Gateway:
             if route is not None and route.state is State.ENDED:
                 if wants_page:
                     return self.pages.ended(card, route, target=target, dev=self.dev(edge))
-                return problem_of_route(name, route)
+                return problem_of_route(name, route, edge.base(name))
             return self._broken(card, wants_page)
         except UpstreamError as error:  # too many requests at once, or an upload that stopped: a program's business
             return problem(error.status, error.reason, f"{card.title} could not take this request.")
         except OrchestratorError as error:
-            return self.refusal(error, card, target, wants_page, dev=self.dev(edge))
+            return self.refusal(error, card, target, wants_page, edge)
 
     def errand(self, sender: Sender, head: Head, body: bytes, address: str, scheme: str) -> bool:
         """What our own protocol class asks of a request that came whole: pass it on at once, if the very same was let
@@ -258,15 +264,17 @@ class Gateway:
         if (refusal := front.check(scope)) is not None:
             return problem(refusal.status, "bad-request", refusal.message)
         platform = self.routes.platform
-        if not front.host_allowed(edge.host, platform):
+        if not edge.app and not front.host_allowed(edge.host, platform):
             return problem(421, "host", self._host_words())
         if (foreign := self.foreign(scope, edge)) is not None:
             return problem(foreign.status, "origin", foreign.message)
-        name, rest = front.parse_target(front.raw_path(scope))
+        name, rest = _place(edge, front.raw_path(scope))
         visitor = self.identify(scope, edge)
         card = self.card(AppName(name or ""), visitor)
         if card is None or not rest:
             return problem(404, "not-found", "There is nothing here.")
+        if self.edges.app_hosts is not None and not edge.app:
+            return self._elsewhere(self.edges.app_hosts, card.name, "/", False)
         if visitor is None:
             return problem(403, "no-visitor", _NO_VISITOR)
         user = visitor.user
@@ -277,7 +285,7 @@ class Gateway:
             if route is None or route.state is not State.READY:
                 route = await self._miss(user, card.name, route)
             if route is None or route.state is not State.READY or route.address is None:
-                return problem_of_route(card.name, route)
+                return problem_of_route(card.name, route, edge.base(card.name))
             forward = self._forward(edge, card.name, rest, scope["query_string"])
             meter = self.activity.meter(route.sandbox)
             relay = relay_for(
@@ -291,7 +299,7 @@ class Gateway:
             with self._open(visitor, route, relay):
                 await relay.run(scope, receive, send)
         except Unreachable:
-            return problem_of_route(card.name, await self._loss(user, card.name, route))
+            return problem_of_route(card.name, await self._loss(user, card.name, route), edge.base(card.name))
         except UpstreamError:
             return problem(502, "bad-response", "The app did not accept the connection.")
         except OrchestratorError as error:
@@ -325,7 +333,7 @@ class Gateway:
 
     def identify(self, scope: Scope, edge: Edge) -> Visitor | None:
         """Who asks; None for somebody who brings no cookie of ours that still counts."""
-        visitor = self.identity.visitor(scope["headers"], edge.scheme)
+        visitor = self.identity.visitor(scope["headers"], edge.scheme, edge.app)
         if self._proxy_sign_in is None:
             return visitor
         return self._proxy_sign_in.confirmed(visitor, self._proxy_sign_in.person(scope))
@@ -334,7 +342,7 @@ class Gateway:
         """Sign in whom the proxy names, when he opens a page and isn't known as that."""
         assert self._proxy_sign_in is not None
         person = self._proxy_sign_in.person(scope)
-        if person is None or not navigation(scope) or front.raw_path(scope) == b"/-/enter":
+        if person is None or not navigation(scope) or front.raw_path(scope) == b"/-/enter" or edge.app:
             return None
         return None if self.identify(scope, edge) is not None else await self._site.admit(scope, edge, person)
 
@@ -352,16 +360,15 @@ class Gateway:
 
     # -- what is answered instead --------------------------------------------------------------------------------
 
-    def refusal(
-        self, error: OrchestratorError, card: AppCard, target: str, wants_page: bool, *, dev: bool = False
-    ) -> Response:
+    def refusal(self, error: OrchestratorError, card: AppCard, target: str, wants_page: bool, edge: Edge) -> Response:
         """The orchestrator's no as a page, or as JSON for programs."""
         if not wants_page:
             return problem_of_error(error)
         if isinstance(error, UserLimitReached):
-            longest_idle = self.routes.apps.get(AppName(error.facts.get("longest_idle", "")))
+            # At an app's own host nothing is to be done about another app.
+            longest_idle = self.routes.apps.get(AppName("" if edge.app else error.facts.get("longest_idle", "")))
             return self.pages.limit(error, card, longest_idle=longest_idle, target=target)
-        return self.pages.refused(error, target=target, dev=dev)
+        return self.pages.refused(error, target=target, dev=self.dev(edge))
 
     def unknown(self, name: AppName, visitor: Visitor | None, target: str, wants_page: bool) -> Response:
         if not self.routes.filled:
@@ -371,6 +378,12 @@ class Gateway:
             return problem_of_error(AppNotFound(f"There is no app {name!r} here."))
         anonymous = visitor is None or visitor.sign_in is None
         return self.pages.not_found(f"/{name}", sign_in=login_url(target) if anonymous and self.offers_sign_in else "")
+
+    def _elsewhere(self, hosts: AppHosts, name: AppName, path: str, wants_page: bool) -> Response:
+        """An app that has a host of its own is served there alone: here its pages could act on the platform's."""
+        if wants_page:
+            return RedirectResponse(hosts.enter_url(name, path), 303, headers={"Cache-Control": "no-store"})
+        return problem(421, "host", f"This app answers at {hosts.url(name, '/')}")
 
     def _stranger(self, edge: Edge, target: str, wants_page: bool) -> Response:
         """No cookie: a person is sent round once to bring it back, and only then anything is started."""
@@ -420,12 +433,13 @@ class Gateway:
 
     def _forward(self, edge: Edge, name: AppName, rest: bytes, query: bytes) -> Forward:
         return Forward(
-            prefix=f"/{name}",
+            prefix="" if edge.app else f"/{name}",
             target=rest + (b"?" + query if query else b""),
             host=edge.host,
             scheme=edge.scheme,
             client=edge.client,
             cookie_names=COOKIE_NAMES,
+            frame_ancestors=self._frame_ancestors,
             withheld=self._proxy_sign_in.withheld if self._proxy_sign_in is not None else frozenset(),
         )
 
@@ -435,7 +449,11 @@ class Gateway:
         self.edges = Edges(platform)
         self.identity.life_s = int(platform.anonymous_life_s)
         self._proxy_sign_in = ProxySignIn(platform.headers, self.edges) if platform.auth == "header" else None
+        self._frame_ancestors = " ".join(("'self'", *platform.frame_ancestors)).encode("ascii")
         self.pages.warnings = platform.warnings
+        self.pages.frame_ancestors = " ".join(platform.frame_ancestors)
+        if (hosts := self.edges.app_hosts) is not None:
+            self.pages.portal, self.pages.apps_origin = f"{hosts.portal}/", hosts.any_origin
 
     def _ended(self, sandbox: SandboxId, reason: str) -> None:
         """A sandbox is gone: close what still talks to it, with the reason for whoever is in front of it."""
@@ -516,6 +534,13 @@ class Gateway:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _place(edge: Edge, path: bytes) -> tuple[str | None, bytes]:
+    """The app that a path belongs to, and the path as the app sees it; None for what is the platform's own."""
+    if not edge.app:
+        return front.parse_target(path)
+    return (None if path.startswith(b"/-/") else edge.app), path
 
 
 def _breaker(scope: Scope) -> Callable[[], None]:

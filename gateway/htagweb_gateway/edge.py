@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from htagweb_orchestrator.model import Platform
+from htagweb_orchestrator.model import AppName, Platform
+
+from .app_hosts import AppHosts
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TOLD_BY_PROXIES = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
@@ -20,6 +22,11 @@ class Edge(NamedTuple):
     proxied: bool  # some proxy says that it is in front, trusted or not
     client_told: bool  # by a trusted proxy
     scheme_known: bool  # by configuration or a trusted proxy; else it is only how the last hop came in
+    app: AppName = AppName("")  # the one whose own host was asked, with `apps_domain`
+
+    def base(self, app: AppName) -> str:
+        """The path below which this app lies here."""
+        return "/" if self.app else f"/{app}/"
 
     @property
     def own_client(self) -> str:
@@ -35,6 +42,7 @@ class Edges:
             ipaddress.ip_network(each, strict=False) for each in platform.trusted_proxies
         ]
         self._public_scheme = urlsplit(platform.public_url).scheme
+        self.app_hosts = AppHosts(platform) if platform.apps_domain else None
 
     def of(self, scope: dict[str, Any]) -> Edge:
         told: dict[bytes, bytes] = {}
@@ -56,7 +64,8 @@ class Edges:
             client = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
         if self._public_scheme:
             scheme, known = self._public_scheme, True
-        return Edge(scheme, host, client, bool(told), trusted, known)
+        app = self.app_hosts.app_at(host) if self.app_hosts is not None else AppName("")
+        return Edge(scheme, host, client, bool(told), trusted, known, app)
 
     def from_proxy(self, scope: dict[str, Any]) -> bool:
         """Whether a trusted proxy sends this request."""

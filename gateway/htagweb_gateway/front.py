@@ -124,6 +124,10 @@ def _check_path(path: bytes, query: bytes) -> Refusal | None:
 _remembered_check_path = lru_cache(REMEMBERED)(_check_path)
 
 
+def is_app_name(label: bytes) -> bool:
+    return _APP_NAME.fullmatch(label) is not None
+
+
 def parse_target(path: bytes) -> tuple[str | None, bytes]:
     """Split a raw path into the app's name and what lies below it: /counter/x?… is ("counter", b"/x").
 

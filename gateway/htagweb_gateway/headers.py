@@ -61,6 +61,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str  # "/counter"; "" for an app served at the root
     host: bytes  # as the visitor's browser sent it
     cookie_names: frozenset[bytes] = frozenset()  # the platform's own; they stay here
+    frame_ancestors: bytes = b""  # who may show the app's pages in a frame, as a policy says it; b"": nothing is said
 
 
 class Forward(Place, frozen=True, kw_only=True):
@@ -130,6 +131,9 @@ def response_headers(headers: Iterable[tuple[bytes, bytes]], place: Place, *, st
             value = relocate(value, place)
         elif name == b"content-length" and status in (204, 304):
             continue  # without a body there is nothing to measure, and servers insist on the number being right
+        elif name == b"content-type" and value.lower().startswith(b"text/html"):
+            if place.frame_ancestors:  # beside a policy of the app's own: a browser keeps to both
+                out.append((b"content-security-policy", b"frame-ancestors " + place.frame_ancestors))
         elif name == b"content-type" and value.lower().startswith(b"text/event-stream"):
             out.append((b"x-accel-buffering", b"no"))  # nginx in front would hold events back until its buffer is full
         out.append((name, value))

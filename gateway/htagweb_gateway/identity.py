@@ -26,8 +26,10 @@ OPERATOR = {"http": b"htagweb-operator", "https": b"__Host-htagweb-operator"}  #
 PROVIDER = {"http": b"htagweb-provider", "https": b"__Host-htagweb-provider"}  # a sign-in that is under way elsewhere
 # Sent to /-/logout alone, which no cookie with the other prefix can be.
 HINT = {"http": b"htagweb-hint", "https": b"__Secure-htagweb-hint"}
-COOKIE_NAMES = frozenset(name for names in (NAMES, OPERATOR, PROVIDER, HINT) for name in names.values())
+ENTRY = {"http": b"htagweb-entry", "https": b"__Host-htagweb-entry"}  # of an app's host, while it asks who this is
+COOKIE_NAMES = frozenset(name for names in (NAMES, OPERATOR, PROVIDER, HINT, ENTRY) for name in names.values())
 _SIGNED_IN = "in-"  # begins the content of a person's cookie, then comes the secret of the sign-in
+_SIGN_IN = "id-"  # the same at an app's own host, then comes the sign-in's id
 
 
 class Visitor(NamedTuple):
@@ -59,21 +61,22 @@ class Identity:
         self._key = key
         self._signer = TimestampSigner(key, salt="htagweb.visitor")
         self.life_s = life_s
-        self._verified: dict[bytes, Cookie] = {}
+        self._verified: dict[tuple[str, bytes], Cookie] = {}
 
-    def visitor(self, headers: Iterable[tuple[bytes, bytes]], scheme: str) -> Visitor | None:
-        """Who sends these headers; None without a cookie of ours, and for one that is forged, too old or signed out."""
+    def visitor(self, headers: Iterable[tuple[bytes, bytes]], scheme: str, app: str = "") -> Visitor | None:
+        """Who sends these headers; None without a cookie of ours, and for one that is forged, too old or signed out.
+        `app` is the one whose own host was asked."""
         name = NAMES[scheme]
         for key, value in headers:
             if key == b"cookie":
                 short = len(value) <= REMEMBERED_BYTES
                 for cookie in _remembered_cookies(value, name) if short else _cookies(value, name):
-                    if visitor := self._verify(cookie):
+                    if visitor := self._verify(cookie, app):
                         return visitor
         return None
 
-    def _verify(self, cookie: bytes) -> Visitor | None:
-        known = self._verified.get(cookie) or self._read(cookie)
+    def _verify(self, cookie: bytes, app: str) -> Visitor | None:
+        known = self._verified.get((app, cookie)) or self._read(cookie, app)
         if known is None:
             return None
         age_s = time.time() - known.issued
@@ -82,20 +85,26 @@ class Identity:
         sign_in = self.sign_ins.get(known.sign_in)  # which has a life of its own
         return Visitor(sign_in.person.id, age_s, sign_in) if sign_in is not None else None
 
-    def _read(self, cookie: bytes) -> Cookie | None:
+    def _read(self, cookie: bytes, app: str) -> Cookie | None:
         try:
-            content, issued = self._signer.unsign(cookie, return_timestamp=True)
+            content, issued = self._signer_at(app).unsign(cookie, return_timestamp=True)
         except BadSignature:
             return None
         text = content.decode()
         if text.startswith(_SIGNED_IN):
             found = Cookie(UserId(""), sign_in_id(text.removeprefix(_SIGNED_IN)), issued.timestamp())
+        elif text.startswith(_SIGN_IN):
+            found = Cookie(UserId(""), text.removeprefix(_SIGN_IN), issued.timestamp())
         else:
             found = Cookie(UserId(text), "", issued.timestamp())
         if len(self._verified) >= REMEMBERED:
             del self._verified[next(iter(self._verified))]
-        self._verified[cookie] = found
+        self._verified[app, cookie] = found
         return found
+
+    def _signer_at(self, app: str) -> TimestampSigner:
+        """What is signed for one host is nothing at another."""
+        return TimestampSigner(self._key, salt=f"htagweb.visitor@{app}") if app else self._signer
 
     def secret(self, headers: Iterable[tuple[bytes, bytes]], scheme: str) -> str:
         """The secret of the sign-in that these headers bring, for the orchestrator alone; "" without one of ours."""
@@ -116,6 +125,16 @@ class Identity:
     def issue_to(self, scheme: str, secret: str, *, life_s: float) -> str:
         """A Set-Cookie value for a person who has just signed in."""
         return set_cookie(NAMES, scheme, self._signer.sign(_SIGNED_IN + secret).decode(), life_s=int(life_s))
+
+    def issue_at(self, scheme: str, app: str, *, user: str, sign_in: str) -> str | None:
+        """A Set-Cookie value for an app's own host; None where the sign-in of that id is over."""
+        life_s = self.life_s
+        if sign_in:
+            if (known := self.sign_ins.get(sign_in)) is None:
+                return None
+            life_s = int(known.left_s)
+        content = _SIGN_IN + sign_in if sign_in else user
+        return set_cookie(NAMES, scheme, self._signer_at(app).sign(content).decode(), life_s=life_s)
 
     def seal(self, purpose: str, facts: object) -> str:
         """`facts` (JSON) for a browser to bring back: it can read them, and can't make others."""

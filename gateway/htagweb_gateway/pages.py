@@ -38,6 +38,9 @@ class Pages:
 
     def __init__(self) -> None:
         self.warnings: tuple[str, ...] = ()  # Platform.warnings, kept up to date by the owner: every page shows them
+        self.portal = "/"  # where all apps are listed
+        self.frame_ancestors = ""  # other sites that may frame what is shown in an app's place
+        self.apps_origin = ""  # the apps' own hosts, where they have some: a form may lead there
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -233,12 +236,16 @@ class Pages:
         frame_ancestors: str = "'none'",
         **facts: object,
     ) -> Response:
-        body = self._templates.get_template(template).render({"warnings": self.warnings, **facts})
+        facts = {"warnings": self.warnings, "portal": self.portal, **facts}
+        body = self._templates.get_template(template).render(facts)
+        if template in _IN_FRAMES and self.frame_ancestors:
+            frame_ancestors = self.frame_ancestors
+        policy = _CSP.replace("form-action 'self'", f"form-action 'self' {self.apps_origin}".rstrip())
         return HTMLResponse(
             body,
             status,
             {
-                "Content-Security-Policy": _CSP + frame_ancestors,
+                "Content-Security-Policy": policy + frame_ancestors,
                 "Cache-Control": "no-store",
                 "X-Content-Type-Options": "nosniff",
                 "Referrer-Policy": "same-origin",
@@ -248,6 +255,8 @@ class Pages:
         )
 
 
+# What may stand where an app would; the platform's own pages are framed by nobody.
+_IN_FRAMES = frozenset({"waiting.html", "ended.html", "limit.html", "refused.html", "error.html"})
 _REFUSALS = {
     "unknown-app": "There is no such app",
     "broken-app": "This app is out of order",

@@ -69,7 +69,12 @@ class Passes:
         key = head, scope["client"][0] if scope["client"] else "", scope["scheme"]
         self._passes[key] = Pass(
             request=upstream.prepare(scope, forward),
-            place=Place(prefix=forward.prefix, host=forward.host, cookie_names=forward.cookie_names),
+            place=Place(
+                prefix=forward.prefix,
+                host=forward.host,
+                cookie_names=forward.cookie_names,
+                frame_ancestors=forward.frame_ancestors,
+            ),
             upstream=upstream,
             sign_in=sign_in,
             route=route,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +16,7 @@ from . import admin, front
 from .admin import OperatorSite
 from .edge import Edge
 from .endings import ending_words, line_words
+from .entering import Entrance
 from .forms import FormRefused, read_form
 from .icons import ICONS, Icons
 from .identity import DAY_S, Visitor
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 START_PATIENCE_S = 0.8
 MAX_QUERY = 100  # characters that somebody looks for
-HEARSAY_S = 1.0  # how long after a sign-in another worker may take to hear of it
 ADMIN = "admin"  # the group of the operators
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -41,6 +39,7 @@ class PlatformSite:
         self._gateway = gateway
         self._login = Login(gateway)
         self._operators = OperatorSite(gateway)
+        self._entrance = Entrance(gateway)
         self._icons = Icons(gateway)
 
     async def __call__(self, scope: Any, receive: Any, send: Any, edge: Edge) -> None:
@@ -54,10 +53,15 @@ class PlatformSite:
         """Sign in somebody whom a trusted proxy names."""
         return await self._login.admit(Request(scope), edge, person)
 
+    def enter(self, edge: Edge, target: str) -> Response:
+        """Give a visitor without a cookie one, and have him bring it back."""
+        return self._entrance.enter(edge, target)
+
     async def _answer(self, request: Request, edge: Edge) -> Response:
-        pages = self._gateway.pages
         path = front.raw_path(dict(request.scope)).decode("latin-1")
         method = request.method
+        if edge.app:
+            return await self._answer_at_app(request, edge, path)
         if path in LOGIN_PATHS:
             return await self._login.answer(request, edge, path)
         if path == admin.PAGE or path.startswith(admin.API):
@@ -74,7 +78,7 @@ class PlatformSite:
                 case "/-/status":
                     return await self._status(request, edge)
                 case "/-/enter":
-                    return await self._entered(request, edge)
+                    return await self._entrance.returned(request, edge)
                 case "/-/start" if method == "GET":
                     return await self._start(request, edge)
             if path.startswith(ICONS):
@@ -82,16 +86,40 @@ class PlatformSite:
                     request, AppName(path.removeprefix(ICONS)), self._visitor(request, edge)
                 )
             if path.startswith("/-/") or path == "/favicon.ico":
-                name = "icon.svg" if path == "/favicon.ico" else path.removeprefix("/-/")
-                asset = pages.asset(name, request.headers.get("if-none-match", ""))
+                asset = self._asset(request, "/-/icon.svg" if path == "/favicon.ico" else path)
                 if asset is not None:
                     return asset
         elif method == "POST" and path in ("/-/stop", "/-/stay"):
             return await (self._stop if path == "/-/stop" else self._stay)(request, edge)
         elif path in ("/", "/-/stop", "/-/stay", "/-/start", "/-/status", "/-/enter"):
             return problem(405, "method", f"{method} is not possible here.")
+        return self._nothing(request, path)
+
+    async def _answer_at_app(self, request: Request, edge: Edge, path: str) -> Response:
+        """At an app's own host: only what its pages need, and nothing that concerns another app."""
+        get, post = request.method in ("GET", "HEAD"), request.method == "POST"
+        match path:
+            case "/-/status" if get:
+                return await self._status(request, edge)
+            case "/-/enter" if get:
+                return await self._entrance.returned(request, edge)
+            case "/-/start" if request.method == "GET":
+                return await self._start(request, edge)
+            case "/-/stop" | "/-/stay" if post:
+                return await (self._stop if path == "/-/stop" else self._stay)(request, edge)
+            case "/-/login" if get and (hosts := self._gateway.edges.app_hosts) is not None:
+                target = local(request.query_params.get("next", "/"))
+                return RedirectResponse(hosts.portal + login_url(f"/{edge.app}{target}"), 303, headers=_NO_STORE)
+        if get and (asset := self._asset(request, path)) is not None:
+            return asset
+        return self._nothing(request, path)
+
+    def _asset(self, request: Request, path: str) -> Response | None:
+        return self._gateway.pages.asset(path.removeprefix("/-/"), request.headers.get("if-none-match", ""))
+
+    def _nothing(self, request: Request, path: str) -> Response:
         if navigation(request.scope):
-            return pages.not_found(path)
+            return self._gateway.pages.not_found(path)
         return problem(404, "not-found", "There is nothing here.")
 
     # -- pages ---------------------------------------------------------------------------------------------------
@@ -127,40 +155,19 @@ class PlatformSite:
             page.headers.append("Set-Cookie", gateway.identity.issue(edge.scheme, visitor.user))
         return page
 
-    def enter(self, edge: Edge, target: str) -> Response:
-        """Give a visitor without a cookie one, and have him bring it back before anything is started for him."""
-        answer = RedirectResponse(f"/-/enter?next={quote(target, safe='')}", 303, headers=_NO_STORE)
-        answer.headers.append("Set-Cookie", self._gateway.identity.issue(edge.scheme))
-        return answer
-
-    async def _entered(self, request: Request, edge: Edge) -> Response:
-        target = local(request.query_params.get("next", "/"))
-        if self._visitor(request, edge) is None:
-            if not await self._heard_of(request, edge):
-                return self._gateway.pages.enter(target)
-        return RedirectResponse(target, 303, headers=_NO_STORE)
-
-    async def _heard_of(self, request: Request, edge: Edge) -> bool:
-        """Whether this is the cookie of a sign-in that another worker has just made: the watch tells of it now."""
-        secret = self._gateway.identity.secret(request.scope["headers"], edge.scheme)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HEARSAY_S if secret else 0):
-                while self._visitor(request, edge) is None:  # noqa: ASYNC110  the watch belongs to others
-                    await asyncio.sleep(0.02)
-                return True
-        return False
-
     async def _start(self, request: Request, edge: Edge) -> Response:
         """The one button of an ending's page: a person wants the app again."""
         gateway = self._gateway
         name = AppName(request.query_params.get("app", ""))
-        target = _of_app(request.query_params.get("next", ""), name)
+        base = edge.base(name)
+        target = local(request.query_params.get("next", base))
+        target = target if target.startswith(base) else base
         visitor = self._visitor(request, edge)
-        card = gateway.card(name, visitor)
+        card = gateway.card(name, visitor) if edge.app in ("", name) else None
         if card is None:
             return gateway.unknown(name, visitor, target, True)
         if visitor is None:
-            return self.enter(edge, target)
+            return self._entrance.enter(edge, target)
         if not navigation(request.scope):
             return problem(403, "navigation", "Only a person opening a page starts an app.")
         query = target.partition("?")[2]
@@ -169,7 +176,7 @@ class PlatformSite:
                 visitor.user, name, query=query, wait_s=START_PATIENCE_S, client=edge.own_client
             )
         except OrchestratorError as error:
-            return gateway.refusal(error, card, target, True)
+            return gateway.refusal(error, card, target, True, edge)
         gateway.routes.learn(route)
         return RedirectResponse(target, 303, headers=_NO_STORE)
 
@@ -182,7 +189,7 @@ class PlatformSite:
         name = AppName(request.query_params.get("app", ""))
         visitor = self._visitor(request, edge)
         route = None
-        if visitor is not None and self._gateway.card(name, visitor) is not None:
+        if visitor is not None and edge.app in ("", name) and self._gateway.card(name, visitor) is not None:
             route = await self._fresh(visitor, name, self._gateway.routes.get(visitor.user, name))
         words = ending_words(route)
         ended = route is None or route.state is State.ENDED
@@ -223,6 +230,8 @@ class PlatformSite:
         if visitor is None:
             return refusal
         name = AppName(form.get("app", ""))
+        if edge.app not in ("", name):
+            return problem(404, "not-found", "There is nothing here.")
         try:
             await self._gateway.orchestrator.release(visitor.user, name, Ending.VISITOR)
         except OrchestratorError as error:
@@ -233,7 +242,8 @@ class PlatformSite:
         form, visitor, refusal = await self._posted(request, edge)
         if visitor is None:
             return refusal
-        route = self._gateway.routes.get(visitor.user, AppName(form.get("app", "")))
+        name = AppName(form.get("app", ""))
+        route = self._gateway.routes.get(visitor.user, name) if edge.app in ("", name) else None
         if route is not None and route.state is State.READY:
             self._gateway.activity.meter(route.sandbox).touch()
             await self._gateway.flush()
@@ -255,9 +265,3 @@ class PlatformSite:
 
     def _visitor(self, request: Request, edge: Edge) -> Visitor | None:
         return self._gateway.identify(dict(request.scope), edge)
-
-
-def _of_app(target: str, name: AppName) -> str:
-    """`target` if it lies in this app, else the app's first page."""
-    target = local(target)
-    return target if target.startswith(f"/{name}/") else f"/{name}/"

@@ -33,8 +33,9 @@ def problem_of_error(error: OrchestratorError) -> Response:
     return _json(error.status, error.reason, error.problem())
 
 
-def problem_of_route(app: AppName, route: Route | None) -> Response:
-    """503 for a request that needs a running app and may not start one. X-Htagweb says none, starting or ended."""
+def problem_of_route(app: AppName, route: Route | None, base: str = "") -> Response:
+    """503 for a request that needs a running app and may not start one. X-Htagweb says none, starting or ended. `base`
+    is where the app lies: /counter/, or / at a host of its own."""
     state = "none" if route is None else route.state.value
     facts: dict[str, object] = {"type": "about:blank", "status": 503, "app": app}
     if route is not None and route.state is State.STARTING:
@@ -42,7 +43,12 @@ def problem_of_route(app: AppName, route: Route | None) -> Response:
     else:
         words = ending_words(route)
         reason = route.ending.value if route is not None and route.ending is not None else state
-        facts |= {"reason": reason, "title": words.title, "detail": words.text, "restart": start_url(app, f"/{app}/")}
+        facts |= {
+            "reason": reason,
+            "title": words.title,
+            "detail": words.text,
+            "restart": start_url(app, base or f"/{app}/"),
+        }
         if route is not None and route.error_id:
             facts["error_id"] = route.error_id
     return _json(503, state, facts)

@@ -138,6 +138,8 @@ class _Reader:
         for field in needs.get(auth, ()):
             if not values.get(field):
                 self.problems.append(f'{said}: with "{auth}" {field} must be set')
+        if values.get("apps_domain") and not values.get("public_url"):
+            self.problems.append(f"{self._source['apps_domain']}: public_url must be set too: visitors sign in there")
         if auth == "anonymous":
             tables: dict[KeyPath, object] = {(): values.get("access")}
             tables |= {("apps", name): app.get("access") for name, app in values.get("apps", {}).items()}

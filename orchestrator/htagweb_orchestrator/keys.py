@@ -17,6 +17,7 @@ from .kinds import (
     INDEX,
     ISSUER,
     NETWORKS,
+    ORIGINS,
     PUBLIC_URL,
     VARIABLES,
     Kind,
@@ -53,6 +54,7 @@ _IMAGE_OR_EMPTY = text(f"({IMAGE.pattern})?", "the name of an image")
 # `host` would put what pip talks to into the host's own network, its loopback included.
 _BUILD_NETWORK = text(r"(?!host$)[A-Za-z0-9][A-Za-z0-9_.-]*", "bridge, none, or the name of a network of your own")
 _APP_OR_EMPTY = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?", "the name of an app")
+_DOMAIN = text(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.(?=.)|$))*", "a name such as apps.example.org, or nothing")
 _FIELD = text(r"[A-Za-z0-9-]+", "the name of a header field")
 _CLAIM = text(r"[!-~]+", "the name of a claim")
 _ENTRY = text(r"([A-Za-z_]\w*(\.\w+)*:)?[A-Za-z_]\w*", "a class such as App, or module:Class, or module:app")
@@ -120,6 +122,8 @@ KEYS = LIMIT_KEYS | {
     "warm_max": Key("warm_max", count(0, 1000), "as many of them while many visitors come; 0 for no warm pool"),
     "public_url": Key("public_url", PUBLIC_URL, "the address that visitors use; then no other host name is answered"),
     "trusted_proxies": Key("trusted_proxies", NETWORKS, "addresses or networks whose X-Forwarded headers are believed"),
+    "frame_ancestors": Key("frame_ancestors", ORIGINS, "other sites whose pages may show apps in a frame"),
+    "apps_domain": Key("apps_domain", _DOMAIN, "below which each app gets a host of its own"),
     "access": Key("access", ACCESS, "who may open an app that doesn't say otherwise"),
     "auth": Key("auth", choice("anonymous", "password", "oidc", "header"), "how people sign in; anonymous: not at all"),
     "on_sign_in": Key("on_sign_in", choice("take", "leave"), "what becomes of a visitor's session and apps then"),

@@ -110,6 +110,16 @@ def _read_networks(raw: object) -> tuple[str, ...]:
     return tuple(items)
 
 
+_ORIGIN = r"https?://[a-z0-9.*-]+(:[0-9]{1,5})?"
+
+
+def _read_origins(raw: object) -> tuple[str, ...]:
+    items = raw.replace(",", " ").split() if isinstance(raw, str) else raw
+    if not isinstance(items, list) or not all(isinstance(each, str) and re.fullmatch(_ORIGIN, each) for each in items):
+        raise Unexpected("expected a list of addresses such as https://intranet.example.org, without a path")
+    return tuple(dict.fromkeys(items))
+
+
 def words(*known: str) -> Kind:
     """Some of these words."""
     expected = f"expected a list of: {', '.join(known)}"
@@ -233,6 +243,7 @@ def _list_of(items: Mapping[str, object]) -> dict[str, object]:
 
 FLAG = Kind(_read_flag, lambda value: str(value).lower(), {"type": "boolean"})
 NETWORKS = Kind(_read_networks, _show_list, _list_of({"type": "string"}))
+ORIGINS = Kind(_read_origins, _show_list, _list_of(_matching(_ORIGIN)))
 IMAGES = Kind(_read_images, _show_list, _list_of(_matching(IMAGE.pattern)))
 INDEX = Kind(_read_index, str, _matching("|none|https?://.+"))
 PUBLIC_URL = Kind(_read_public_url, str, _matching("|https?://[^/@]+/?"))

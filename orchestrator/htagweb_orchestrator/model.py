@@ -206,6 +206,8 @@ class Platform(Struct, frozen=True):
 
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* are believed
+    frame_ancestors: tuple[str, ...] = ()  # other sites whose pages may show apps in a frame
+    apps_domain: str = ""  # below which each app has a host of its own; then `public_url` is set
     dev: bool = False
     home: str = ""  # the app served at "/", "" for the catalogue
     message_size: int = 16 * 1024 * 1024  # bytes of one WebSocket message

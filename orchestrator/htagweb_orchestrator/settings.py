@@ -70,6 +70,8 @@ class Settings(AppLimits, frozen=True):
     warm_max: int = 10
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    frame_ancestors: tuple[str, ...] = ()
+    apps_domain: str = ""
     access: Access = PUBLIC
     auth: str = "anonymous"
     on_sign_in: str = "take"
@@ -151,6 +153,8 @@ class Settings(AppLimits, frozen=True):
         return Platform(
             public_url=self.public_url,
             trusted_proxies=self.trusted_proxies,
+            frame_ancestors=self.frame_ancestors,
+            apps_domain=self.apps_domain,
             dev=self.dev,
             home=self.home,
             message_size=self.message_size_bytes,

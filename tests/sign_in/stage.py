@@ -59,7 +59,9 @@ socket.onmessage = (event) => document.getElementById("said").textContent = even
 
 async def _page(request: Request) -> Response:
     if "sec-fetch-site" in request.headers and request.url.path == "/":  # a real browser
-        return HTMLResponse(LIVE.replace("{app}", request.headers["x-forwarded-prefix"].removeprefix("/")))
+        host = request.headers["host"].partition(".")[0]
+        app = request.headers.get("x-forwarded-prefix", host).removeprefix("/")
+        return HTMLResponse(LIVE.replace("{app}", app))
     told = {name: value for name, value in request.headers.items() if name not in ("host", "accept")}
     return JSONResponse({"path": request.url.path, "headers": told})
 
