@@ -19,6 +19,7 @@ from .app_images import AppImages
 from .audit import Audit
 from .catalogue import Catalogue
 from .clock import boottime_s
+from .config_file import ConfigFile
 from .configuration import ConfigError
 from .control import ControlPlane
 from .database import Database
@@ -43,7 +44,7 @@ log = logging.getLogger("htagweb_orchestrator")
 SCHEMA = ";".join((account_store.SCHEMA, sign_in_store.SCHEMA, token_store.SCHEMA))
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, config: ConfigFile) -> None:
     """Run until SIGTERM or SIGINT. Sandboxes go on running after it."""
     state, control_dir, admin_dir = settings.state_dir, settings.ctl_dir, settings.admin_dir
     os.chmod(control_dir, 0o710)
@@ -52,7 +53,7 @@ async def serve(settings: Settings) -> None:
     engine = composition.engine(settings)
     images = AppImages(instance=settings.instance, sandbox_image=settings.sandbox_image)
     verdicts = Verdicts(state / "verdicts.json")
-    catalogue = Catalogue(settings, images=images, verdicts=verdicts)
+    catalogue = Catalogue(settings, images=images, verdicts=verdicts, config=config)
     sessions = Sessions(
         state / "sessions.sqlite", size=settings.session_size_bytes, anonymous_life_s=settings.anonymous_life_s
     )
@@ -130,6 +131,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> int:
+    config = ConfigFile()
     try:
         settings = Settings.load()
     except ConfigError as error:
@@ -137,7 +139,7 @@ def main() -> int:
         return 2
     configure()
     try:
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, config))
     except (OSError, sqlite3.Error) as error:
         log.error(
             "the orchestrator can't work with its folders: %s", error, extra={"state_dir": str(settings.state_dir)}

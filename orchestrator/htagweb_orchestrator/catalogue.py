@@ -11,11 +11,12 @@ import msgspec
 
 from . import discovery
 from .app_images import AppImages, OneImage
+from .config_file import ConfigFile
 from .discovery import Changed, Found, Unreadable
 from .errors import AppBroken, AppNotFound, AppPreparing
 from .icons import read_icon
 from .icons import tag as icon_tag
-from .model import AppCard, AppName, Icon, Struct
+from .model import Access, AppCard, AppName, Icon, Struct
 from .requirements import BadRequirement, Needs, pinned_generation
 from .secret_files import SecretFiles
 from .settings import AppLimits, AppSettings, Settings
@@ -85,11 +86,14 @@ class Catalogue:
         *,
         images: AppImages | OneImage | None = None,
         verdicts: Verdicts | None = None,
+        config: ConfigFile | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Without `images`, every app runs on the sandbox image. Without `verdicts`, no version is tried out."""
+        """Without `images`, every app runs on the sandbox image. Without `verdicts`, no version is tried out. With
+        `config`, changes of the file count while it runs."""
         self._verdicts = verdicts
         self._settings = settings
+        self._config = config
         self._images = images or OneImage(settings.sandbox_image)
         self._snapshots = Snapshots(settings.state_dir / "snapshots")
         self._secrets = SecretFiles(settings.secrets_dir, settings.state_dir)
@@ -101,7 +105,8 @@ class Catalogue:
         self._warnings: tuple[str, ...] = ()
 
     def scan(self) -> bool:
-        """Look at the folder; True if a card or a version changed. Blocks: milliseconds if nothing did."""
+        """Look at folder and configuration; True if a card or a version changed. Blocks: milliseconds if none did."""
+        self._reconfigure()
         try:
             found = discovery.find(
                 self._settings.apps_dir,
@@ -115,12 +120,33 @@ class Catalogue:
         entries = {app.name: entry for app in found if (entry := self._looked_at(app)) is not None}
         self._images.settle()
         remarks = (f"{name}: {remark}" for name, entry in entries.items() for remark in entry.remarks)
-        self._warn((*unknown_apps(self._settings, entries), *remarks))
+        self._warn((*self.problems, *unknown_apps(self._settings, entries), *remarks))
         cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
         changed = cards != self._cards or _published(entries) != _published(self._entries)
         self._entries, self._cards = entries, cards
         self._prune()
         return changed
+
+    def _reconfigure(self) -> None:
+        """Apps of which something else is said now are looked at once more; what runs of them runs on."""
+        before = self._settings
+        after = self._config.look(before) if self._config else None
+        if after is None:
+            return
+        self._settings = after
+        for name, entry in self._entries.items():
+            if (before.app(name), before.limits(name)) != (after.app(name), after.limits(name)):
+                self._entries[name] = replace(entry, again=True)
+        log.info("configuration changed", extra={"apps": len(after.apps)})
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps a change of the configuration from being used."""
+        return self._config.problems if self._config else ()
+
+    def access_of(self, name: str) -> Access:
+        """Who may open an app."""
+        return self._settings.access_of(name)
 
     def get(self, name: str) -> PublishedApp:
         """The version to start now. Raises AppNotFound; AppBroken or AppPreparing if there never was a good one."""

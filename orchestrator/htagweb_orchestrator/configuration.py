@@ -45,7 +45,7 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
     `apps` is a dict of the fields of AppSettings. Without a file at the default place all is default. An empty variable
     counts as absent: compose passes `${HTAGWEB_MEMORY:-}` on as that. Raises ConfigError.
     """
-    path = Path(environ.get("HTAGWEB_CONFIG") or DEFAULT_FILE)
+    path = file_of(environ)
     reader = _Reader(path.name)
     values = reader.environment(environ)
     try:
@@ -59,6 +59,11 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
     if reader.problems:
         raise ConfigError(reader.problems)
     return values
+
+
+def file_of(environ: Mapping[str, str]) -> Path:
+    """Where the file is, or would be."""
+    return Path(environ.get("HTAGWEB_CONFIG") or DEFAULT_FILE)
 
 
 class _Reader:

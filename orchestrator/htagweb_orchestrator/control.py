@@ -340,7 +340,7 @@ class ControlPlane:
             raise
 
     async def _lease(self, user: UserId, app: AppName, query: str, wait_s: float, client: str) -> Route:
-        if not allows(self._settings.access_of(app), self._sign_ins.person(user)):
+        if not allows(self._catalogue.access_of(app), self._sign_ins.person(user)):
             raise AppNotFound(f"There is no app {app} here.", app=app)
         sandbox = self._registry.live((user, app))
         if sandbox is None:
@@ -764,7 +764,7 @@ class ControlPlane:
 
     def _may_have(self, person: Person, app: AppName) -> bool:
         return (
-            allows(self._settings.access_of(app), person)
+            allows(self._catalogue.access_of(app), person)
             and self._registry.live((person.id, app)) is None
             and len(self._registry.of_user(person.id)) < self._settings.max_per_user
         )

@@ -47,8 +47,8 @@ class Operators:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Promises that the engine breaks, and that the operator accepts."""
-        return self._control.warnings
+        """Promises that the engine breaks, and that the operator accepts; a configuration that isn't used."""
+        return (*self._control.warnings, *self._catalogue.problems)
 
     async def doctor(self) -> list[Row]:
         """Whether the engine keeps sandboxes in, tried anew, and what else is worth knowing of it."""

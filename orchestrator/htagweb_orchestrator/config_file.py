@@ -1,0 +1,79 @@
+"""Takes over what changed in htagweb.toml while the orchestrator runs: what it says about apps, and limits for all.
+
+The rest is wired into the parts at their start, so it waits for a restart, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from . import configuration
+from .configuration import ConfigError
+from .keys import KEYS, LIMIT_KEYS
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+LIVE = frozenset({*LIMIT_KEYS, "access", "apps"})
+"""Fields of Settings that a change counts of at once."""
+
+
+class ConfigFile:
+    """`problems` is what keeps a change from being used, for operators."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Before the settings are loaded: a change in between is then seen by `look`."""
+        self._environ = environ
+        self._path = configuration.file_of(environ)
+        self._content, _ = _read(self._path)
+        self.problems: tuple[str, ...] = ()
+
+    def look(self, present: Settings) -> Settings | None:
+        """`present` with what has changed in the file, if something of it counts now. Blocks."""
+        content, replaced = _read(self._path)
+        if content == self._content:
+            if replaced:  # by an editor; a container goes on seeing the file that was mounted
+                self._say((f"{self._path.name} was replaced by a new file, which is seen after a restart",))
+            return None
+        self._content = content
+        try:
+            wanted = Settings.load(self._environ)
+        except ConfigError as error:
+            self._say(error.problems)
+            return None
+        waiting = [KEYS[field].name for field in KEYS if field not in LIVE and _differs(field, wanted, present)]
+        if not _walls(wanted) <= _walls(present):
+            # The self-test has tried those only that were known at the start.
+            self._say(("a runtime or a network that no app had is used after a restart",))
+            return None
+        self._say(tuple(f"{self._path.name}: {name} is used after a restart" for name in waiting))
+        changed = {field: getattr(wanted, field) for field in LIVE if _differs(field, wanted, present)}
+        return msgspec.structs.replace(present, **changed) if changed else None
+
+    def _say(self, problems: tuple[str, ...]) -> None:
+        if problems != self.problems:
+            for problem in problems:
+                log.warning("configuration: %s", problem)
+            self.problems = problems
+
+
+def _read(path: Path) -> tuple[bytes, bool]:
+    """The file's bytes, and whether the name that it was mounted by leads to another file now."""
+    try:
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_nlink == 0
+    except OSError:
+        return b"", False
+
+
+def _differs(field: str, one: Settings, other: Settings) -> bool:
+    return bool(getattr(one, field) != getattr(other, field))
+
+
+def _walls(settings: Settings) -> set[tuple[str, str]]:
+    return {(limits.runtime, limits.network) for limits in settings.all_limits()}

@@ -1,0 +1,108 @@
+"""A configuration that is changed while the orchestrator runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from htagweb_orchestrator.catalogue import Catalogue
+from htagweb_orchestrator.config_file import ConfigFile
+from htagweb_orchestrator.settings import Settings
+
+HELLO = "from htag import Tag\n\nclass App(Tag.div):\n    pass\n"
+
+
+class Running:
+    """What an orchestrator has of its configuration and its apps."""
+
+    def __init__(self, folder: Path, toml: str = "") -> None:
+        self.file = folder / "htagweb.toml"
+        self.file.write_text(toml)
+        apps = folder / "apps"
+        apps.mkdir()
+        for name in ("hello", "other"):
+            (apps / f"{name}.py").write_text(HELLO)
+        environ = {
+            "HTAGWEB_CONFIG": str(self.file),
+            "HTAGWEB_APPS_DIR": str(apps),
+            "HTAGWEB_STATE_DIR": str(folder / "state"),
+        }
+        config = ConfigFile(environ)
+        self.catalogue = Catalogue(Settings.load(environ), config=config)
+        self.catalogue.scan()
+
+    def say(self, toml: str) -> bool:
+        """Change the file; did the next round change an app?"""
+        self.file.write_text(toml)
+        return self.catalogue.scan()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Running:
+    return Running(tmp_path)
+
+
+def test_what_is_said_about_an_app_counts_in_the_next_round(running: Running) -> None:
+    before = running.catalogue.get("hello")
+    toml = '[apps.hello]\ntitle = "Good day"\nmemory = "128m"\naccess = "public"\nmax_sandboxes = 3\nenv = {A = "b"}'
+    assert running.say(toml)
+    after = running.catalogue.get("hello")
+    assert (after.title, after.limits.memory_bytes, after.env) == ("Good day", 128 << 20, {"A": "b"})
+    assert running.catalogue.said("hello").max_sandboxes == 3
+    assert before.version != after.version  # what it is given is a part of it
+    assert running.say("")
+    assert running.catalogue.get("hello") == before
+    assert running.catalogue.problems == ()
+
+
+def test_a_limit_for_all_counts_for_those_that_have_none_of_their_own(running: Running) -> None:
+    versions = {name: running.catalogue.get(name).version for name in ("hello", "other")}
+    assert running.say('idle_timeout = "1h"\n[apps.other]\nidle_timeout = "2h"')
+    limits = {name: running.catalogue.get(name).limits.idle_timeout_s for name in ("hello", "other")}
+    assert limits == {"hello": 3600.0, "other": 7200.0}
+    assert versions == {name: running.catalogue.get(name).version for name in ("hello", "other")}
+
+
+def test_a_mistake_is_told_and_what_was_said_before_counts_on(running: Running) -> None:
+    running.say('[apps.hello]\ntitle = "One"')
+    assert not running.say('[apps.hello]\ntitle = "Two"\nmemory = "lots"')
+    assert running.catalogue.problems == (
+        'htagweb.toml:3: apps.hello.memory: expected a size such as 256m, 64k, 1g, got "lots"',
+    )
+    assert running.catalogue.warnings()[:1] == running.catalogue.problems
+    assert running.catalogue.get("hello").title == "One"
+    assert running.say('[apps.hello]\ntitle = "Two"')
+    assert not running.catalogue.problems
+
+
+def test_what_the_parts_were_made_with_waits_for_a_restart(running: Running) -> None:
+    assert running.say('message_size = "1m"\nhome = "hello"\n[apps.hello]\ntitle = "One"')
+    assert running.catalogue.get("hello").title == "One"
+    assert running.catalogue.problems == (
+        "htagweb.toml: message_size is used after a restart",
+        "htagweb.toml: home is used after a restart",
+    )
+
+
+@pytest.mark.parametrize("key", ['runtime = "runsc"', 'network = "apps-out"'])
+def test_a_wall_that_was_never_tried_is_not_relied_on(running: Running, key: str) -> None:
+    assert not running.say(f"[apps.hello]\n{key}")
+    assert running.catalogue.problems == ("a runtime or a network that no app had is used after a restart",)
+    limits = running.catalogue.get("hello").limits
+    assert (limits.runtime, limits.network) == ("runc", "")
+
+
+def test_a_file_that_an_editor_replaced_is_told_where_the_old_one_is_still_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(tmp_path)
+    held = os.open(running.file, os.O_RDONLY)
+    running.file.with_suffix(".new").write_text('[apps.hello]\ntitle = "One"')
+    running.file.with_suffix(".new").rename(running.file)
+    # As in a container, where the name leads to the file that was mounted.
+    monkeypatch.setattr(Path, "open", lambda path, mode: os.fdopen(os.dup(held), mode))
+    running.catalogue.scan()
+    os.close(held)
+    assert running.catalogue.problems == ("htagweb.toml was replaced by a new file, which is seen after a restart",)
