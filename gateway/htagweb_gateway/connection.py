@@ -17,6 +17,9 @@ from .headers import RawHeaders
 from .upstream_errors import BadResponse, Dropped, HeadTimeout, UpstreamError
 
 BUFFERED_BYTES = 64 * 1024  # per direction; above it whoever sends has to wait
+# Asked of the kernel, which makes it twice that: room for what the event loop reads at once (256 KB). By default a Unix
+# socket takes less, so that each piece of an upload would need two more calls, and a turn of the loop between them.
+KERNEL_BYTES = 208 * 1024
 
 
 class Connection(asyncio.Protocol):
@@ -42,6 +45,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no child of it
         self._transport.set_write_buffer_limits(high=BUFFERED_BYTES)
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:  # nobody asked
@@ -107,6 +112,11 @@ class Connection(asyncio.Protocol):
         except OSError:
             pass
         return False
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is room to write, and the sandbox has said nothing yet."""
+        return self._drained is None and self.quiet()
 
     def begin(self, head: bytes, *, no_body: bool) -> None:
         """Send a request's head, or all of it. `no_body`: whatever the answer says, it will have none (HEAD)."""

@@ -26,7 +26,7 @@ class Cycle(RequestResponseCycle):
     where there were two, each of which costs more than all header rules together."""
 
     _head: bytes | None = None
-    _waiting = 0
+    waiting = 0  # bytes of the request's body that were not received yet
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(**facts)
@@ -35,8 +35,8 @@ class Cycle(RequestResponseCycle):
     def feed(self, body: bytes) -> None:
         """More of the request's body. uvicorn's way copies it twice."""
         self._pieces.append(body)
-        self._waiting += len(body)
-        if self._waiting > HIGH_WATER_LIMIT:
+        self.waiting += len(body)
+        if self.waiting > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         self.message_event.set()
 
@@ -51,7 +51,7 @@ class Cycle(RequestResponseCycle):
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
         pieces, self._pieces = self._pieces, []
-        self._waiting = 0
+        self.waiting = 0
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 

@@ -35,6 +35,7 @@ class Visitor(Protocol):
     """
 
     on_gone: Callable[[], None] | None
+    take: Callable[[bytes], bool] | None  # is offered each piece of the body; False: it is for `receive`
 
     @property
     def whole(self) -> bool:
@@ -99,7 +100,8 @@ class Exchange:
         self._begun: Begun | None = scope.get("htagweb.errand")
         self._listener: asyncio.Task[None] | None = None
         self._connection: Connection
-        self._uploaded = self._gone = self._given_back = False
+        self._uploaded = self._gone = self._given_back = self._carrying = False
+        self._uploaded_at = 0.0  # when a piece of the body came that `receive` didn't bring
 
     async def run(self) -> None:
         """Raises UpstreamError as long as nothing of an answer was sent; later a fault breaks off the transfer."""
@@ -195,6 +197,8 @@ class Exchange:
         self._connection.fail(ClientGone())
 
     def _stop_listening(self) -> None:
+        if self._visitor is not None and self._visitor.take == self._take:
+            self._visitor.take = None
         if self._listener is not None:
             self._listener.cancel()
         elif self._visitor is not None and self._visitor.on_gone == self._left:
@@ -217,15 +221,15 @@ class Exchange:
 
     async def _upload(self) -> None:
         connection = self._connection
+        if self._visitor is not None and not self._chunked:
+            self._visitor.take = self._take
         more = True
         while more:
-            try:
-                async with asyncio.timeout(self._timeouts.upload_s):
-                    message = await self._receive()
-            except TimeoutError:
-                raise UploadTimeout("the body stopped coming") from None
+            message = await self._next_piece()
+            self._carrying = True
             body = _body_of(message)
             more = message.get("more_body", False)
+            await self._drain()
             if body:
                 if self._on_upload is not None:
                     self._on_upload()
@@ -233,8 +237,30 @@ class Exchange:
                 connection.write(_chunk(body) if self._chunked else body)
             if self._chunked and not more:
                 connection.write(LAST_CHUNK)
-            await self._drain()
+            self._carrying = False
+        await self._drain()
         connection.expect_head(self._timeouts.head_s)
+
+    async def _next_piece(self) -> Message:
+        wait_s = self._timeouts.upload_s
+        while wait_s > 0:
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await self._receive()
+            except TimeoutError:
+                wait_s = self._uploaded_at + self._timeouts.upload_s - asyncio.get_running_loop().time()
+        raise UploadTimeout("the body stopped coming")
+
+    def _take(self, body: bytes) -> bool:
+        """Pass a piece of the body on where nothing is in its way: it is still in the processor's cache then, and no
+        longer when the event loop has read from other visitors first."""
+        if self._carrying or not self._connection.ready:
+            return False
+        if self._on_upload is not None:
+            self._on_upload()
+        self._connection.write(body)
+        self._uploaded_at = asyncio.get_running_loop().time()
+        return True
 
     async def _drain(self) -> None:
         waited_s, step_s = 0.0, min(LOOK_S, self._timeouts.head_s)

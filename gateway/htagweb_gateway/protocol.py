@@ -49,7 +49,9 @@ class FrontProtocol(HttpToolsProtocol):
     stalled_s = STALLED_S
     last_call_s = LAST_CALL_S
     cycle: Cycle
-    on_gone: Callable[[], None] | None = None  # called when the visitor leaves; belongs to the exchange that runs
+    # Both belong to the exchange that runs (see `exchange.Visitor`).
+    on_gone: Callable[[], None] | None = None
+    take: Callable[[bytes], bool] | None = None
 
     def __init__(
         self,
@@ -256,8 +258,13 @@ class FrontProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         # Behind an answer it is the rest of a body that nobody waits for; behind another request, that one's.
-        if not self.cycle.response_complete:
-            self.cycle.feed(body)
+        cycle = self.cycle
+        if cycle.response_complete or (
+            # Nothing of it is waiting to be received, and no other request is before it.
+            self.take is not None and not cycle.waiting and not self.pipeline and self.take(body)
+        ):
+            return
+        cycle.feed(body)
 
     def on_message_complete(self) -> None:
         self._head_open = self._between = True

@@ -274,6 +274,22 @@ async def test_an_upload_that_stops_is_given_up() -> None:
         assert (await wire.response(within_s=1)).status == 408
 
 
+async def test_an_upload_may_take_longer_than_any_of_its_pieces() -> None:
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        assert await wire.exactly(5) == b"hello"
+        await wire.send(HELLO)
+
+    async with path_to(script, upload_idle_timeout_s=1.0) as (server, app, _):
+        wire = await server.connect()
+        await wire.send(get(b"/app/", b"Content-Length: 5", method=b"POST"))
+        for piece in (b"h", b"e", b"l", b"l", b"o"):
+            await asyncio.sleep(0.3)
+            await wire.send(piece)
+        assert (await wire.response()).body == b"hello"
+        assert app.uploads == 5
+
+
 @both_paths
 async def test_a_compressed_body_passes_as_it_is() -> None:
     packed = b"\x1f\x8b" + bytes(range(200))
