@@ -174,7 +174,7 @@ def host_allowed(host: bytes, platform: Platform) -> bool:
         url = urlsplit(platform.public_url)
         if _with_port(parts, url.scheme) == _with_port(split_host(url.netloc.encode("latin-1")), url.scheme):
             return True
-    if platform.dev:
+    if platform.dev and not platform.embedded:
         return _LOCALHOST.fullmatch(parts[0]) is not None
     return not platform.public_url
 

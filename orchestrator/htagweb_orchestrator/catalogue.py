@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 
@@ -50,6 +51,10 @@ class PublishedApp(Struct, frozen=True):
     base: str = ""  # the sandbox image's id, as far as it is known
     warm_min: int | None = None  # None: as for all apps
     warm_max: int | None = None
+    # Of one that an embedded server runs where its author works on it:
+    folder: str = ""  # it is imported from here, and no files are sent
+    working_dir: str = ""
+    prefix: str = ""  # where its own addresses begin, when that isn't /NAME
 
     @property
     def tried(self) -> str:
@@ -71,6 +76,21 @@ class _Entry:
     remarks: tuple[str, ...] = ()  # what the operator should know, though it works
     since_s: float = 0.0  # when it had
     good: PublishedApp | None = None  # the last version that went well when it was tried out
+
+
+class Apps(Protocol):
+    """What can be started: published from the apps folder, or handed to an embedded server."""
+
+    def scan(self) -> bool: ...
+    def get(self, name: str) -> PublishedApp: ...
+    def cards(self) -> tuple[AppCard, ...]: ...
+    def said(self, name: str) -> AppSettings: ...
+    def published(self) -> list[PublishedApp]: ...
+    def files(self, version: str) -> list[tuple[str, bytes]]: ...
+    def secrets(self, app: PublishedApp) -> dict[str, bytes]: ...
+    def icon(self, name: str) -> Icon | None: ...
+    def access_of(self, name: str) -> Access: ...
+    def keep(self, versions: Collection[str]) -> None: ...
 
 
 class Catalogue:

@@ -21,7 +21,7 @@ from .admission import Admission
 from .app_images import AppImages
 from .audit import Audit, Event
 from .builds import Builds
-from .catalogue import Catalogue, PublishedApp
+from .catalogue import Apps, Catalogue, PublishedApp
 from .census import Census
 from .clock import boot_id, boottime_s
 from .endings import Endings
@@ -96,7 +96,7 @@ class ControlPlane:
         self,
         *,
         engine: Engine,
-        catalogue: Catalogue,
+        catalogue: Apps,
         settings: Settings,
         run: RunDirectory,
         sessions: SessionStore,
@@ -108,11 +108,12 @@ class ControlPlane:
         images: AppImages | None = None,
         maker: ImageMaker | None = None,
         verdicts: Verdicts | None = None,
+        renews: bool = False,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
         which the catalogue knows too, and a `maker`, apps get the packages that they name. With `verdicts`, likewise,
-        each version is tried out."""
+        each version is tried out. With `renews`, who leases what he has of an older version gets the new one."""
         self._engine = engine
         self._catalogue = catalogue
         self._settings = settings
@@ -123,6 +124,7 @@ class ControlPlane:
         self._output = output
         self._admission = admission or Admission(max_per_user=settings.max_per_user)
         self._now = now
+        self._renews = renews
         self._boot_id = boot_id()
         self._registry = Registry()
         self._uids = UidAllocator()
@@ -195,7 +197,7 @@ class ControlPlane:
         )
 
         self._trials: Trials | None = None
-        if verdicts is not None:
+        if verdicts is not None and isinstance(catalogue, Catalogue):
             self._trials = Trials(
                 verdicts=verdicts,
                 registry=self._registry,
@@ -343,6 +345,9 @@ class ControlPlane:
         if not allows(self._catalogue.access_of(app), self._sign_ins.person(user)):
             raise AppNotFound(f"There is no app {app} here.", app=app)
         sandbox = self._registry.live((user, app))
+        if sandbox is not None and self._renews and sandbox.state is State.READY and self.outdated(sandbox):
+            self._endings.end(sandbox, Ending.UPDATED)
+            sandbox = None
         if sandbox is None:
             sandbox = self._reserve(user, app, query, client)
         if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
@@ -724,6 +729,10 @@ class ControlPlane:
 
     async def _prune_output(self) -> None:
         await asyncio.to_thread(self._output.prune)  # often: an app that crashes at each start writes a file each time
+
+    async def published_anew(self) -> None:
+        """What can be started has changed: tell the gateways now."""
+        await self._scan()
 
     # -- for visitors.py ---------------------------------------------------------------------------------------------
 

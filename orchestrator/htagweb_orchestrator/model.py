@@ -209,6 +209,7 @@ class Platform(Struct, frozen=True):
     frame_ancestors: tuple[str, ...] = ()  # other sites whose pages may show apps in a frame
     apps_domain: str = ""  # below which each app has a host of its own; then `public_url` is set
     dev: bool = False
+    embedded: bool = False  # a user's own program: he knows under which names it is reached
     home: str = ""  # the app served at "/", "" for the catalogue
     message_size: int = 16 * 1024 * 1024  # bytes of one WebSocket message
     message_rate: int = 1000  # WebSocket frames a second of one browser's socket in the long run; twice that at once

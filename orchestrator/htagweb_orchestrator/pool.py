@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from .catalogue import Catalogue, PublishedApp
+from .catalogue import Apps, PublishedApp
 from .endings import Endings
 from .errors import OrchestratorError
 from .model import ASGI, AppName, Ending, State
@@ -81,7 +81,7 @@ class WarmPool:
         registry: Registry,
         starter: Starter,
         endings: Endings,
-        catalogue: Catalogue,
+        catalogue: Apps,
         lease: Callable[[PublishedApp], Lease],
         room: Callable[[int], bool],
         now: Callable[[], float],

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .address import DialFailed
-from .catalogue import Catalogue, PublishedApp
+from .catalogue import Apps, PublishedApp
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
@@ -35,7 +35,7 @@ class Starter:
         *,
         engine: Engine,
         run: RunDirectory,
-        catalogue: Catalogue,
+        catalogue: Apps,
         sessions: SessionStore,
         output: OutputFiles,
         listener: Listener,
@@ -198,6 +198,8 @@ class Starter:
             "http_only": app.http_only,
             "parano": app.parano,
         }
+        if app.folder:
+            load |= {"folder": app.folder, "working_dir": app.working_dir, "base": f"{app.prefix}/"}
         async with self._timed(sandbox, "load"):
             await link.load(load, files)
         sandbox.loaded = True
@@ -214,7 +216,7 @@ class Starter:
         self.write_lease(sandbox)
         person = self._profile(sandbox.lease.user)
         profile = msgspec.to_builtins(person) if person else None
-        claim = {"session": session, "query": query, "prefix": f"/{app.name}", "profile": profile}
+        claim = {"session": session, "query": query, "prefix": app.prefix or f"/{app.name}", "profile": profile}
         async with self._timed(sandbox, "render"):
             # Not by `async with timeout`: the deadline of the whole start, if that comes first, is another error.
             rendering = asyncio.ensure_future(link.claim(claim))

@@ -7,7 +7,7 @@ async function interact(o) { htagweb.interact(o); }
 var htagweb = (function () {
     const INSTANCE = "<<instance>>";
     const PAGE = Array.from(crypto.getRandomValues(new Uint8Array(8)), b => b.toString(16).padStart(2, "0")).join("");
-    const BASE = location.pathname.endsWith("/") ? location.pathname : location.pathname + "/";
+    const BASE = <<base>> || (location.pathname.endsWith("/") ? location.pathname : location.pathname + "/");
     let sockets = <<sockets>>;  // may this page open WebSockets?
     const FIRST_DELAY = 250, LAST_DELAY = 15000, WS_PATIENCE = 3000;
     // A class of our own gets the browser's real WebSocket: the platform's script mends others by itself, and then we

@@ -58,14 +58,18 @@ class Generation1:
         try:
             page = self.render(query)
         except InitFailed as error:
-            await respond_page(send, 500, error_page(self._app.name, str(error), error.trace if self._app.dev else ""))
+            await self._failed(str(error), error.trace, send)
         except Exception as error:
             trace = self._app.failures.trace(error)
             print(trace, file=sys.stderr)
-            await respond_page(send, 500, error_page(self._app.name, explain(error), trace if self._app.dev else ""))
+            await self._failed(explain(error), trace, send)
         else:
             await self._app.session.settle()
             await respond_page(send, 200, page)
+
+    async def _failed(self, text: str, trace: str, send: Send) -> None:
+        app = self._app
+        await respond_page(send, 500, error_page(app.name, text, trace if app.dev else "", app.base))
 
     def render(self, query: str) -> str:
         """The page, of a new instance if the parameters are new. Raises InitFailed, or what the app's render raises."""
@@ -76,7 +80,7 @@ class Generation1:
                 self._instance = Instance(self._app, f"{self._boot}.{self._instances}", init)
         with self._app.interactions.running():
             html = str(self._instance.hr)
-        return with_live_script(html, self._app.name)
+        return with_live_script(html, self._app.name, self._app.base)
 
     # -- its messages --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,11 @@ from .session import Session
 
 SID = "sandbox"
 REMEMBERED = 512  # callback ids, to know an event that was sent twice
+# Where htag's page looks for its ways to talk.
+HTAGS_BASE = (
+    'var _base_path = window.location.pathname.endsWith("/") ? window.location.pathname : '
+    'window.location.pathname + "/";'
+)
 RELOAD = {"action": "update", "updates": {}, "js": ["location.reload()"], "statics": []}
 
 
@@ -52,6 +57,7 @@ class Generation2:
         prefix: str,
         dev: bool,
         http_only: bool,
+        base: str = "",
         session: Session,
         failures: Failures,
         interactions: Interactions,
@@ -60,6 +66,7 @@ class Generation2:
         self.prefix = prefix
         self.dev = dev
         self.http_only = http_only
+        self.base = base
         self.session = session
         self.failures = failures
         self._interactions = interactions
@@ -114,7 +121,7 @@ class Generation2:
             page = await self._render(scope)
         except Exception as error:
             trace = self.failures.trace(error)
-            await respond_page(send, 500, error_page(self.name, explain(error), trace if self.dev else ""))
+            await respond_page(send, 500, error_page(self.name, explain(error), trace if self.dev else "", self.base))
         else:
             await self.session.settle()
             await respond_page(send, 200, page)
@@ -148,7 +155,10 @@ class Generation2:
                 await websocket.close(1001)
         page = b"".join(message.get("body", b"") for message in answer[1:]).decode("utf-8", "replace")
         icon = f'<link rel="icon" href="{self.prefix}/logo.png">'
-        return with_live_script(page.replace('<link rel="icon" href="/logo.png">', icon, 1), self.name)
+        page = page.replace('<link rel="icon" href="/logo.png">', icon, 1)
+        if self.base:
+            page = page.replace(HTAGS_BASE, f"var _base_path = {json.dumps(self.base)};", 1)
+        return with_live_script(page, self.name, self.base)
 
     def _watched(self, instance: Any) -> None:
         """Every event passes here, by whatever way it came; and each frame that is shown is a step."""

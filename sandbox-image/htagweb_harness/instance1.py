@@ -60,6 +60,7 @@ class App:
     interactions: Interactions
     on_exit: Callable[[], None]  # the app called `self.exit()`
     http_only: bool
+    base: str = ""  # where its own addresses begin, "" for where its page is
 
 
 class Instance:
@@ -74,6 +75,7 @@ class Instance:
         renderer = importlib.import_module("htag.render").HRenderer
         app.failures.take()
         script = CLIENT.replace("<<instance>>", self.id).replace("<<sockets>>", json.dumps(not app.http_only))
+        script = script.replace("<<base>>", json.dumps(app.base))
         self.hr = renderer(app.cls, script, app.on_exit, init, app.dev, session=app.session.data)
         if not isinstance(self.hr.tag, app.cls):  # htag put a tag with the error's text in its place
             error = app.failures.take()

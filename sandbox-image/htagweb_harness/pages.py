@@ -8,16 +8,19 @@ import re
 FILES_HINT = "Files can only be written below /tmp, and are lost when the app ends."
 
 
-def with_live_script(page: str, app: str) -> str:
-    """The page with the platform's script as the first thing in its head: before any script of the app."""
-    script = f'<script src="/-/live.js" data-app="{html.escape(app)}"></script>'
+def with_live_script(page: str, app: str, base: str = "") -> str:
+    """The page with the platform's script as the first thing in its head: before any script of the app.
+
+    `base` is where the app's own addresses begin, where that isn't the page's address."""
+    where = f' data-base="{html.escape(base)}"' if base else ""
+    script = f'<script src="/-/live.js" data-app="{html.escape(app)}"{where}></script>'
     found = re.search(r"<head(\s[^>]*)?>", page, re.IGNORECASE)
     if found is None:
         return script + page
     return page[: found.end()] + script + page[found.end() :]
 
 
-def error_page(app: str, text: str, traceback: str = "") -> str:
+def error_page(app: str, text: str, traceback: str = "", base: str = "") -> str:
     """For a page that could not be rendered. `traceback` is shown where the operator develops."""
     detail = f"<pre>{html.escape(traceback)}</pre>" if traceback else ""
     page = (
@@ -25,6 +28,6 @@ def error_page(app: str, text: str, traceback: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="stylesheet" href="/-/style.css"></head>'
         f'<body><main role="alert"><h1>Something went wrong in this app</h1><p>{html.escape(text)}</p>{detail}'
-        '<p><a href="./">Try again</a></p></main></body></html>'
+        f'<p><a href="{"" if base else "./"}">Try again</a></p></main></body></html>'
     )
-    return with_live_script(page, app)
+    return with_live_script(page, app, base)

@@ -4,7 +4,8 @@
 (async () => {
   "use strict";
   const { fetch: clearFetch, WebSocket: ClearSocket, EventSource: ClearSource } = window;
-  const BASE = location.pathname.endsWith("/") ? location.pathname : `${location.pathname}/`;
+  const here = location.pathname.endsWith("/") ? location.pathname : `${location.pathname}/`;
+  const BASE = document.currentScript.dataset.base || here;
   const WAY = `${BASE}_sealed`, SEALED = "application/vnd.htagweb.sealed";
   const EXCHANGE = "exchange", STREAM = "stream", SOCKET = "socket"; // forms of a channel
   const HEAD = "h", TEXT = "t", BYTES = "b", END = "z"; // kinds of a record

@@ -38,16 +38,17 @@ PAGE = """<!DOCTYPE html>
 <body><main role="status"><noscript><h1>This app needs JavaScript</h1>
 <p>Everything between your browser and this app is encrypted, and a script has to do that. Allow scripts here and load
 the page again; nothing was sent in the clear.</p></noscript></main>
-<script>{script}</script></body></html>
+<script data-base="{base}">{script}</script></body></html>
 """
 
 
 class Parano:
-    """The ASGI app. `name` is the app's, as in its address."""
+    """The ASGI app. `name` is the app's, as in its address; `base` is where its own addresses begin, "" for where its
+    page is."""
 
-    def __init__(self, app: ASGIApp, name: str) -> None:
+    def __init__(self, app: ASGIApp, name: str, base: str = "") -> None:
         self._app = app
-        self._page = PAGE.format(name=html.escape(name), script=SCRIPT)
+        self._page = PAGE.format(name=html.escape(name), base=html.escape(base), script=SCRIPT)
         self._agreements = Agreements()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

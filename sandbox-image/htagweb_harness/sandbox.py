@@ -67,7 +67,7 @@ class Sandbox:
         self._claim_began = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cls: Any = None
-        self._parano: Callable[[ASGIApp, str], ASGIApp] | None = None
+        self._parano: Callable[[ASGIApp, str, str], ASGIApp] | None = None
         self._busy = Busy(self._say_busy)
         self._platform = Platform(self._busy)
         self._interactions = Interactions(self._busy.held_until, lambda at: self.control.look_by(at))
@@ -275,7 +275,9 @@ class Sandbox:
         except BaseException as error:  # sys.exit in init too
             self._fail("claim", explain(error), failures.trace(error))
         else:
-            self.front.app = app if self._parano is None else self._parano(app, str(self._load.get("app", "app")))
+            if self._parano is not None:
+                app = self._parano(app, str(self._load.get("app", "app")), str(self._load.get("base") or ""))
+            self.front.app = app
             self.stage = Stage.CLAIMED
             session.flush()
             self._send({"type": "ready", "stage": "claim", "took_ms": {"render": _ms(began, time.monotonic())}})
@@ -290,10 +292,18 @@ class Sandbox:
             app0 = self._asgi = AsgiApp(self._cls, name=name, prefix=prefix)
             await app0.start()
             return app0
-        http_only = bool(self._load.get("http_only"))
+        http_only, base = bool(self._load.get("http_only")), str(self._load.get("base") or "")
         if self._generation == 1:
             app = App(
-                self._cls, name, dev, session, failures, self._interactions, on_exit=self._app_ends, http_only=http_only
+                self._cls,
+                name,
+                dev,
+                session,
+                failures,
+                self._interactions,
+                on_exit=self._app_ends,
+                http_only=http_only,
+                base=base,
             )
             app1 = Generation1(app, self._boot)
             app1.render(query)
@@ -304,6 +314,7 @@ class Sandbox:
             prefix=prefix,
             dev=dev,
             http_only=http_only,
+            base=base,
             session=session,
             failures=failures,
             interactions=self._interactions,

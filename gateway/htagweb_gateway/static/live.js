@@ -3,7 +3,7 @@
    The page is the app's: it can undo all of this, and would harm its own visitor only. */
 (() => {
   "use strict";
-  const { app, sockets } = document.currentScript?.dataset ?? {};
+  const { app, sockets, base: ownBase } = document.currentScript?.dataset ?? {};
   if (!app) return;
   const mends = sockets !== "own"; // else it is no htag page: nobody but the page itself can mend its connections
 
@@ -14,7 +14,7 @@
   const SIGNED_OUT = 4401; // the close code of the gateway, as in sign_ins.py
 
   const { fetch: nativeFetch, WebSocket: NativeSocket, EventSource: NativeSource } = window;
-  const base = `${location.pathname}/`.startsWith(`/${app}/`) ? `/${app}/` : "/";
+  const base = ownBase ?? (`${location.pathname}/`.startsWith(`/${app}/`) ? `/${app}/` : "/");
 
   // ---------------------------------------------------------------- what the gateway knows of this app
 

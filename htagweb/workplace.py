@@ -1,0 +1,101 @@
+"""Where a server works: a folder of its own, a gateway in this process, and an orchestrator here or next door."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from .source import Source
+
+if TYPE_CHECKING:
+    from htagweb_gateway.embedded import EmbeddedGateway
+    from htagweb_orchestrator.api import Orchestrator
+    from htagweb_orchestrator.model import AppCard
+
+READY_S = 15.0
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server says about all of its apps. A limit of 0 is none."""
+
+    idle_timeout_s: float = 0.0
+    interaction_timeout_s: float = 60.0
+    debug: bool = False
+    session_size: int = 64 * 1024
+
+
+class Sessions(Protocol):
+    async def session(self, user: Any, app: Any) -> dict[str, Any]: ...
+    async def patch_session(self, user: Any, app: Any, changed: Mapping[str, Any], deleted: Sequence[str]) -> None: ...
+
+
+class Door(Protocol):
+    """The way to an orchestrator, wherever it is."""
+
+    first: bool  # it began with us
+
+    @property
+    def orchestrator(self) -> Orchestrator: ...
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def key_file(self) -> Path: ...
+    async def publish(self, source: Source) -> AppCard: ...
+
+
+class Workplace:
+    def __init__(self, door: Door, gateway: EmbeddedGateway) -> None:
+        self.gateway = gateway
+        self.first = door.first
+        self._door = door
+        self._published: dict[str, AppCard] = {}
+
+    async def publish(self, source: Source) -> AppCard:
+        card = self._published.get(source.name)
+        if card is None:
+            card = self._published[source.name] = await self._door.publish(source)
+        return card
+
+    async def session(self, user: str) -> dict[str, Any]:
+        return await self._door.sessions.session(user, "")
+
+    async def patch_session(self, user: str, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
+        await self._door.sessions.patch_session(user, "", changed, deleted)
+
+
+@contextlib.asynccontextmanager
+async def entered(server: object, options: Options, sources: Sequence[Source]) -> AsyncIterator[Workplace]:
+    """Open a workplace, or enter that of our fellow workers, and leave it at the end."""
+    async with _door(options, sources) as door:
+        # Imported while the orchestrator comes up.
+        from htagweb_gateway.embedded import EmbeddedGateway
+        from htagweb_gateway.identity import Identity, signing_key
+
+        gateway = EmbeddedGateway(orchestrator=door.orchestrator, identity=Identity(signing_key(door.key_file)))
+        workplace = Workplace(door, gateway)
+        for source in sources:
+            await workplace.publish(source)
+        async with gateway.running():
+            async with asyncio.timeout(READY_S):
+                while not (gateway.routes.filled and gateway.watching):  # noqa: ASYNC110  the watch is the gateway's own
+                    await asyncio.sleep(0.005)
+            yield workplace
+
+
+@contextlib.asynccontextmanager
+async def _door(options: Options, sources: Sequence[Source]) -> AsyncIterator[Door]:
+    from .own_platform import opened
+
+    folder = Path(tempfile.mkdtemp(prefix="htagweb-"))
+    try:
+        async with opened(folder, options, sources) as platform:
+            yield platform
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
