@@ -21,7 +21,7 @@ from .tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-MOST_ID = 256
+MOST_ID, MOST_GROUPS = 256, 1000
 _LINK = "a link"  # no account can be called that
 _WRONG = "The name or the password is wrong."
 _NOT_HERE = "This server doesn't let people sign in that way."
@@ -94,14 +94,8 @@ class Visitors:
     ) -> Welcome:
         if method not in ("oidc", "header") or method != self._auth:
             raise SignInRefused(_NOT_HERE)
-        ident = person.id
-        if (
-            not ident
-            or len(ident) > MOST_ID
-            or not ident.isprintable()
-            or ident.startswith(ANONYMOUS)
-            or ident == OPERATOR
-        ):
+        if not _fits(person):
+            log.warning("a person who can't be one here", extra={"person": person.id[:MOST_ID]})
             raise SignInRefused("The name under which you signed in can't be used here.")
         try:
             return await self._welcome(person, method, client, sid, visitor)
@@ -166,6 +160,19 @@ class Visitors:
         await self._control.introduce(person)
         self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)
         return welcome
+
+
+def _fits(person: Person) -> bool:
+    """Is this a person as accounts make them? What a provider says ends up in tables, and in every gateway's memory."""
+    ident = person.id
+    words = (ident, person.name, person.email, *person.groups)
+    return (
+        bool(ident)
+        and not ident.startswith(ANONYMOUS)
+        and ident != OPERATOR
+        and len(person.groups) <= MOST_GROUPS
+        and all(len(word) <= MOST_ID and word.isprintable() for word in words)
+    )
 
 
 def _store_failed(error: sqlite3.Error) -> SessionStoreFailed:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, Literal
 
 import argon2
+import msgspec
 import pytest
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
@@ -19,7 +21,7 @@ from htagweb_orchestrator.errors import (
     SignInRefused,
 )
 from htagweb_orchestrator.model import Person, Snapshot, State, UserId, Welcome, sign_in_id
-from htagweb_orchestrator.passwords import OF_NAME
+from htagweb_orchestrator.passwords import OF_NAME, Passwords
 from htagweb_orchestrator.people import AccountChange
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.stage import CLOCK, HELLO, Plane, Stage, eventually
@@ -112,6 +114,28 @@ async def test_a_hash_of_weaker_parameters_is_renewed(stage: Stage, plane: Plane
     assert account is not None
     assert not stage.passwords.outdated(account.hash)
     await plane.visitors.sign_in("ann", PASSWORD)
+
+
+async def test_an_unknown_name_costs_as_much_as_a_wrong_password(plane: Plane) -> None:
+    """Time itself can't be compared on a busy machine; what takes it can be counted."""
+
+    class Counting(argon2.PasswordHasher):
+        verified = 0
+
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            self.verified += 1
+            return super().verify(hash, password)
+
+    hasher = Counting(time_cost=1, memory_cost=8, parallelism=1)
+    passwords = Passwords(hasher)
+    known = await passwords.hash(PASSWORD)
+    counts = []
+    for each, password in ((known, PASSWORD), (known, "wrong"), (None, PASSWORD), ("damaged", PASSWORD)):
+        hasher.verified = 0
+        assert await passwords.verify(each, password) is ((each, password) == (known, PASSWORD))
+        counts.append(hasher.verified)
+    passwords.close()
+    assert counts == [1, 1, 1, 1]
 
 
 async def test_guessing_is_bounded_per_name_and_goes_on_later(
@@ -215,6 +239,10 @@ async def test_only_the_configured_way_leads_in(stage: Stage, client: Orchestrat
         await plane.visitors.admit(eve, "header")
     with pytest.raises(SignInRefused):
         await plane.visitors.sign_in("ann", PASSWORD)
-    for ident in ("", "anon-1", "x" * 300, "a\nb"):
+    for ident in ("", "anon-1", "x" * 300, "a\nb", "operator"):
         with pytest.raises(SignInRefused):
             await plane.visitors.admit(Person(id=UserId(ident)), "oidc")
+    odd: dict[str, Any]
+    for odd in ({"name": "x" * 300}, {"email": "a\x1b[2J"}, {"groups": ("g",) * 2000}, {"groups": ("g" * 300,)}):
+        with pytest.raises(SignInRefused):
+            await plane.visitors.admit(msgspec.structs.replace(eve, **odd), "oidc")
