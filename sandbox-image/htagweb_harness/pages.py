@@ -22,12 +22,14 @@ def with_live_script(page: str, app: str, base: str = "") -> str:
 
 def error_page(app: str, text: str, traceback: str = "", base: str = "") -> str:
     """For a page that could not be rendered. `traceback` is shown where the operator develops."""
-    detail = f"<pre>{html.escape(traceback)}</pre>" if traceback else ""
+    detail = f'<pre tabindex="0">{html.escape(traceback)}</pre>' if traceback else ""
     page = (
-        '<!DOCTYPE html><html><head><meta charset="utf-8"><title>Something went wrong</title>'
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Something went wrong</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
         '<link rel="stylesheet" href="/-/style.css"></head>'
-        f'<body><main role="alert"><h1>Something went wrong in this app</h1><p>{html.escape(text)}</p>{detail}'
-        f'<p><a href="{"" if base else "./"}">Try again</a></p></main></body></html>'
+        '<body><main role="alert"><h1>Something went wrong in this app</h1>'
+        f'<p class="lead">{html.escape(text)}</p>{detail}'
+        f'<p><a class="button" href="{"" if base else "./"}">Try again</a></p></main></body></html>'
     )
     return with_live_script(page, app, base)

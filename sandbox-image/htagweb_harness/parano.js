@@ -10,7 +10,7 @@
   const EXCHANGE = "exchange", STREAM = "stream", SOCKET = "socket"; // forms of a channel
   const HEAD = "h", TEXT = "t", BYTES = "b", END = "z"; // kinds of a record
   const BROKEN = 4801, DENIED = 4803, GONE = 4810; // why the app's side closed a socket
-  const POINT_BYTES = 65, RETRY_MS = 3000;
+  const POINT_BYTES = 65, RETRY_MS = 3000, SLOW_MS = 1000;
 
   const encoder = new TextEncoder(), decoder = new TextDecoder();
   const utf8 = (text) => encoder.encode(text);
@@ -401,15 +401,17 @@
   }
 
   function tell(title, text, again) {
+    clearTimeout(slow);
     const main = document.querySelector("main");
     const put = (tag, facts) => main.append(Object.assign(document.createElement(tag), facts));
     main.setAttribute("role", "alert");
     main.replaceChildren();
     put("h1", { textContent: title });
-    put("p", { textContent: text });
+    put("p", { textContent: text, className: "lead" });
     if (again) put("button", { textContent: "Try again", onclick: () => location.reload() });
   }
 
+  const slow = setTimeout(() => document.querySelector("main").append("Opening…"), SLOW_MS);
   try {
     if (!window.isSecureContext || !window.crypto?.subtle) {
       return tell("This app needs a secure address", "Everything between your browser and this app is to be encrypted, and browsers "
@@ -421,6 +423,7 @@
     const page = await answer.text();
     if (!page) throw new Error(`the page came with status ${answer.status}`);
     if (document.readyState !== "complete") await new Promise((loaded) => window.addEventListener("load", loaded, { once: true }));
+    clearTimeout(slow);
     install();
     // Written, not navigated to: a navigation would lose all of this. What the page's scripts expect of a page that loads
     // (document.write, DOMContentLoaded, load) happens as ever.

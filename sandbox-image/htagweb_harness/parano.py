@@ -34,10 +34,11 @@ SCRIPT = Path(__file__).with_name("parano.js").read_text()
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <link rel="stylesheet" href="/-/style.css"><link rel="icon" href="data:,"></head>
 <body><main role="status"><noscript><h1>This app needs JavaScript</h1>
-<p>Everything between your browser and this app is encrypted, and a script has to do that. Allow scripts here and load
-the page again; nothing was sent in the clear.</p></noscript></main>
+<p class="lead">Everything between your browser and this app is encrypted, and a script has to do that. Allow scripts
+here and load the page again; nothing was sent in the clear.</p></noscript></main>
 <script data-base="{base}">{script}</script></body></html>
 """
 
