@@ -57,6 +57,18 @@ def test_what_is_said_about_an_app_counts_in_the_next_round(running: Running) ->
     assert running.catalogue.problems == ()
 
 
+@pytest.mark.parametrize("key", ["parano", "http_only"])
+def test_an_app_that_is_to_talk_otherwise_is_another_version(running: Running, key: str) -> None:
+    """Else one that was loaded before would be given to a visitor."""
+    before = running.catalogue.get("hello")
+    assert running.say(f"[apps.hello]\n{key} = true")
+    after = running.catalogue.get("hello")
+    assert (getattr(before, key), getattr(after, key)) == (False, True)
+    assert before.version != after.version
+    assert running.say("")
+    assert running.catalogue.get("hello") == before
+
+
 def test_a_limit_for_all_counts_for_those_that_have_none_of_their_own(running: Running) -> None:
     versions = {name: running.catalogue.get(name).version for name in ("hello", "other")}
     assert running.say('idle_timeout = "1h"\n[apps.other]\nidle_timeout = "2h"')

@@ -305,7 +305,9 @@ class Catalogue:
         files = discovery.read(app)
         source = examine(files, app.main, said.entry)
         given = self._secrets.digest(said.env, said.secrets)
-        version = self._snapshots.put(source.entry, source.generation, files, given)
+        # A part of the version: else a sandbox that was loaded before parano was asked for would go on in the clear.
+        talk = [name for name, on in (("http_only", said.http_only), ("parano", said.parano)) if on]
+        version = self._snapshots.put(source.entry, source.generation, files, " ".join([given, *talk]).strip())
         published = PublishedApp(
             name=AppName(app.name),
             title=self._title(app.name),
