@@ -68,7 +68,8 @@ class Passwords:
 class Failures:
     """How often somebody guessed wrong, of each name and from each address.
 
-    An attempt counts as a failure until `forgive` says otherwise, so that a hundred at once are no way round.
+    An attempt counts as a failure until `forgive` says otherwise, so that a hundred at once are no way round. A name or
+    an address of "" is nobody, and free.
     """
 
     def __init__(self, *, now: Callable[[], float]) -> None:
@@ -78,7 +79,9 @@ class Failures:
     def attempt(self, name: str, address: str) -> None:
         """Count one. Raises SignInLimited, whose facts say in how many seconds another may be made."""
         now = self._now()
-        for key, most in ((f"name {name}", OF_NAME), (f"address {address}", OF_ADDRESS if address else math.inf)):
+        bounds = {f"name {name}": OF_NAME if name else 0, f"address {address}": OF_ADDRESS if address else 0}
+        bounds = {key: most for key, most in bounds.items() if most}
+        for key, most in bounds.items():
             times = self._recent.get(key)
             while times and now - times[0] > FORGOTTEN_S:
                 times.popleft()
@@ -90,7 +93,7 @@ class Failures:
                 )
         if len(self._recent) > 10_000:  # so that nobody fills this table
             self._recent = {k: times for k, times in self._recent.items() if times and now - times[-1] < FORGOTTEN_S}
-        for key in (f"name {name}", f"address {address}"):
+        for key in bounds:
             self._recent.setdefault(key, deque()).append(now)
 
     def forgive(self, name: str, address: str) -> None:

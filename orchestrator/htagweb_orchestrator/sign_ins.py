@@ -43,6 +43,7 @@ class SignIns:
         self._by_id: dict[str, _Kept] = {}
         self._of_person: dict[UserId, dict[str, _Kept]] = defaultdict(dict)
         self._operators: dict[str, _Kept] = {}
+        self._undeleted: set[str] = set()
         self.tell: Callable[[Change], None] = lambda change: None
 
     async def load(self) -> None:
@@ -76,18 +77,27 @@ class SignIns:
             self._forget(ident)
         if gone:
             self.tell(SignedOut(ids=tuple(gone)))
-            if self._database is not None:
-                rows = [(ident,) for ident in gone]
-                await self._database.write(lambda db: db.executemany("DELETE FROM sign_in WHERE id = ?", rows))
+            self._undeleted.update(gone)
+            await self._delete()
         return gone
+
+    async def _delete(self) -> None:
+        """What could not be deleted is tried again at each `expire`."""
+        rows = [(ident,) for ident in self._undeleted]
+        if self._database is not None and rows:
+            await self._database.write(lambda db: db.executemany("DELETE FROM sign_in WHERE id = ?", rows))
+        self._undeleted.difference_update(ident for (ident,) in rows)
 
     async def end_of(self, user: UserId) -> list[str]:
         """End all of this person."""
         return await self.end(list(self._of_person.get(user, ())))
 
     async def expire(self) -> list[str]:
+        """End those that are too old."""
         now_s = self._wall_s()
-        return await self.end([kept.id for kept in self._by_id.values() if kept.expires_s <= now_s])
+        over = await self.end([kept.id for kept in self._by_id.values() if kept.expires_s <= now_s])
+        await self._delete()
+        return over
 
     def of_secret(self, sid: str) -> SignIn | None:
         kept = self._by_id.get(sign_in_id(sid))
@@ -105,7 +115,8 @@ class SignIns:
         return kept.person if kept is not None and kept.expires_s > self._wall_s() else None
 
     def all(self) -> tuple[SignIn, ...]:
-        return tuple(map(self._shown, self._by_id.values()))
+        now_s = self._wall_s()
+        return tuple(self._shown(kept) for kept in self._by_id.values() if kept.expires_s > now_s)
 
     def _shown(self, kept: _Kept) -> SignIn:
         left_s = max(0.0, kept.expires_s - self._wall_s())

@@ -29,6 +29,16 @@ class App(Tag.App):
         self += Tag.p(f"{htagweb.user()} / {session['htagweb.user']} / {session.get('htagweb.user')}")
 """
 
+SHOWS0 = """
+import htagweb
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        person = htagweb.user()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": f"{person} / {person} / {person}".encode()})
+"""
+
 CHANGES = """
 import htagweb
 from htag import Tag
@@ -69,13 +79,13 @@ def escaped(value: object) -> str:
     return str(value).replace("'", "&#x27;")
 
 
-@pytest.mark.parametrize(("generation", "source"), [(1, SHOWS1), (2, SHOWS2)])
+@pytest.mark.parametrize(("generation", "source"), [(1, SHOWS1), (2, SHOWS2), (0, SHOWS0)])
 @pytest.mark.parametrize("profile", [ANN, None])
 async def test_an_app_knows_whom_it_serves(
     boot: Boot, generation: int, source: str, profile: dict[str, object] | None
 ) -> None:
     harness = await boot(generation)
-    await harness.load(source)
+    await harness.load(source, "app:App" if generation else "app:app")
     await harness.claim(profile=profile)
     page = (await harness.http.get("/", headers={"Accept": "text/html"})).text
     line = f"{profile} / {profile} / {profile}"

@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 
 from htagweb.cli import app
 from htagweb_orchestrator.audit import FILE_BYTES, Event
-from htagweb_orchestrator.errors import AppNotFound, NotAnOperator, SignInRefused
+from htagweb_orchestrator.errors import AppNotFound, NotAnOperator, SessionStoreFailed, SignInLimited, SignInRefused
 from htagweb_orchestrator.model import Ending, UserId
+from htagweb_orchestrator.passwords import OF_ADDRESS
+from htagweb_orchestrator.people import NewAccount
 from htagweb_orchestrator.settings import AppSettings
 from htagweb_orchestrator.tokens import LINK_S
 from tests.orchestrator.stage import CLOCK, HELLO, Plane, Stage, eventually
@@ -88,6 +90,37 @@ async def test_an_account_from_its_making_to_its_removal(plane: Plane, htagweb: 
     assert (await htagweb("users", "remove", "ann", "--yes")).exit_code == 0
     assert await plane.session(ANN, CLOCK) == {}
     assert await rows(htagweb, "users") == []
+
+
+async def test_others_bad_links_keep_no_operator_out(plane: Plane) -> None:
+    path = (await plane.people.link())["path"]
+    for _ in range(OF_ADDRESS):
+        with pytest.raises(SignInRefused):
+            await plane.visitors.redeem("guess", client="192.0.2.66")
+    with pytest.raises(SignInLimited):
+        await plane.visitors.redeem("guess", client="192.0.2.66")
+    assert await plane.visitors.redeem(path.partition("=")[2], client="192.0.2.1")
+
+
+async def test_a_sign_out_that_could_not_be_stored_holds_and_is_stored_later(stage: Stage, plane: Plane) -> None:
+    await plane.people.add(NewAccount(name="ann", password=FIRST))
+    watch = await plane.gateway()
+    welcome = await plane.visitors.sign_in("ann", FIRST)
+    with stage.locked("accounts.sqlite"):
+        with pytest.raises(SessionStoreFailed):
+            await plane.visitors.sign_out(welcome.sid)
+        await eventually(lambda: not watch.sign_ins)
+        assert plane.sign_ins.of_secret(welcome.sid) is None
+    await plane.sign_ins.expire()
+    again = await stage.open(auth="password")
+    assert again.sign_ins.of_secret(welcome.sid) is None
+
+
+async def test_nobody_is_signed_in_without_it_being_stored(stage: Stage, plane: Plane) -> None:
+    await plane.people.add(NewAccount(name="ann", password=FIRST))
+    with stage.locked("accounts.sqlite"), pytest.raises(SessionStoreFailed):
+        await plane.visitors.sign_in("ann", FIRST)
+    assert plane.sign_ins.all() == ()
 
 
 @pytest.mark.parametrize(
