@@ -62,7 +62,7 @@ def every_page(pages: Pages) -> list[Response]:
         pages.catalogue([], platform=Platform(warnings=(EVIL,))),
         pages.catalogue([], platform=Platform(), person=ANN, sign_out=True, operator=True),
         pages.catalogue([], platform=Platform(), sign_in="/-/login?next=%2F"),
-        pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30"),
+        pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30", insecure=True),
         pages.link(EVIL, "/evil/" + EVIL),
         pages.admin([ROW], [{"name": EVIL, "title": EVIL, "version": "", "problem": EVIL}], [USER], [ENTRY], most=5),
         pages.logs(EVIL, EVIL),

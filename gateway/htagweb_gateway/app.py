@@ -14,7 +14,19 @@ from starlette.responses import RedirectResponse, Response
 from htagweb_orchestrator.access import allows
 from htagweb_orchestrator.api import Orchestrator, SessionVerbs
 from htagweb_orchestrator.errors import AppNotFound, OrchestratorError, UserLimitReached
-from htagweb_orchestrator.model import AppCard, AppName, Change, Ending, Platform, Route, SandboxId, State, UserId
+from htagweb_orchestrator.model import (
+    AppCard,
+    AppName,
+    AppsChanged,
+    Change,
+    Ending,
+    Platform,
+    Route,
+    SandboxId,
+    Snapshot,
+    State,
+    UserId,
+)
 
 from . import front
 from .activity import Activity, is_activity
@@ -452,8 +464,8 @@ class Gateway:
         self._frame_ancestors = " ".join(("'self'", *platform.frame_ancestors)).encode("ascii")
         self.pages.warnings = platform.warnings
         self.pages.frame_ancestors = " ".join(platform.frame_ancestors)
-        if (hosts := self.edges.app_hosts) is not None:
-            self.pages.portal, self.pages.apps_origin = f"{hosts.portal}/", hosts.any_origin
+        hosts = self.edges.app_hosts
+        self.pages.portal, self.pages.apps_origin = (f"{hosts.portal}/", hosts.any_origin) if hosts else ("/", "")
 
     def _ended(self, sandbox: SandboxId, reason: str) -> None:
         """A sandbox is gone: close what still talks to it, with the reason for whoever is in front of it."""
@@ -467,6 +479,15 @@ class Gateway:
     def _apply(self, change: Change) -> None:
         self.identity.sign_ins.apply(change)
         self.routes.apply(change)
+        if isinstance(change, AppsChanged | Snapshot):
+            self._shut_out()
+
+    def _shut_out(self) -> None:
+        """Close what is open to somebody who may not open it any more."""
+        for route in self.routes.all_ready():
+            card = self.routes.apps.get(route.app)
+            if card is not None and not allows(card.access, self.identity.sign_ins.person(route.user)):
+                self._ended(route.sandbox, "gone")
 
     async def _watch(self) -> None:
         """Follow the orchestrator for ever; what was known stays in use while it is away."""

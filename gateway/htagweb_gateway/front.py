@@ -164,6 +164,11 @@ def _split_host(host: bytes) -> tuple[bytes, int | None] | None:
     return match["name"].lower(), port
 
 
+def is_localhost(host: bytes) -> bool:
+    parts = split_host(host)
+    return parts is not None and _LOCALHOST.fullmatch(parts[0]) is not None
+
+
 def host_allowed(host: bytes, platform: Platform) -> bool:
     """Whether this is a name of ours. Without `public_url` any is, except in development: there a foreign name that
     resolves to this machine (DNS rebinding) would reach what is meant for its owner alone."""

@@ -17,7 +17,7 @@ from htagweb_orchestrator.model import Oidc, Person, Welcome, sign_in_id
 
 from .edge import Edge
 from .forms import FormRefused, read_form
-from .front import raw_path
+from .front import is_localhost, raw_path
 from .identity import HINT, NAMES, OPERATOR, PROVIDER, find_cookie, set_cookie
 from .oidc_errors import ProviderFailed, SignInFailed
 from .problems import local, login_url, problem
@@ -75,7 +75,7 @@ class Login:
             return RedirectResponse(target, 303, headers=_NO_STORE)
         match gateway.routes.platform.auth:
             case "password":
-                return gateway.pages.login(target)
+                return gateway.pages.login(target, insecure=_in_the_clear(edge))
             case "oidc":
                 return await self._send_away(request, edge, target)
             case "header":  # the proxy signs in whoever it lets through to here
@@ -92,11 +92,15 @@ class Login:
                 welcome = await visitors.sign_in(name, form.get("password", ""), **asking)
         except SignInLimited as error:
             retry_s = error.facts.get("retry_after_s", "60")
-            return self._gateway.pages.login(target, name=name, error=str(error), status=429, retry_s=retry_s)
+            return self._gateway.pages.login(
+                target, name=name, error=str(error), status=429, retry_s=retry_s, insecure=_in_the_clear(edge)
+            )
         except SignInRefused as error:
             if form.get("token"):
                 return self._gateway.pages.sign_in_failed(str(error), target="/", status=403)
-            return self._gateway.pages.login(target, name=name, error=str(error), status=403)
+            return self._gateway.pages.login(
+                target, name=name, error=str(error), status=403, insecure=_in_the_clear(edge)
+            )
         except OrchestratorError as error:
             return self._gateway.pages.refused(error, target=login_url(target))
         return self._welcomed(edge, welcome, target)
@@ -238,6 +242,11 @@ class Login:
             log.warning("signed out here, and not at the provider: %s", error)
             return self._gateway.pages.signed_out(told=True, elsewhere="?")
         return self._gateway.pages.signed_out(told=True, elsewhere=place) if place else None
+
+
+def _in_the_clear(edge: Edge) -> bool:
+    """Whether a password would cross a network unencrypted. (A proxy that isn't trusted to say so may encrypt it.)"""
+    return edge.scheme == "http" and not edge.proxied and not is_localhost(edge.host)
 
 
 def _provider(settings: Oidc) -> Provider:

@@ -172,11 +172,21 @@ class Pages:
         return self._page("enter.html", 200, target=local(next), frame_ancestors="*")
 
     def login(
-        self, target: str, *, name: str = "", error: str = "", status: int = 200, retry_s: str | None = None
+        self,
+        target: str,
+        *,
+        name: str = "",
+        error: str = "",
+        status: int = 200,
+        retry_s: str | None = None,
+        insecure: bool = False,
     ) -> Response:
-        """Name and password, and what was wrong with the last ones. `retry_s` is how long to wait before the next."""
+        """Name and password, and what was wrong with the last ones. `retry_s` is how long to wait before the next.
+        `insecure` warns that they travel in the clear."""
         headers = {"X-Htagweb": "sign-in", **({"Retry-After": retry_s} if retry_s else {})}
-        return self._page("login.html", status, headers, target=local(target), name=name, error=error)
+        return self._page(
+            "login.html", status, headers, target=local(target), name=name, error=error, insecure=insecure
+        )
 
     def link(self, token: str, target: str) -> Response:
         """An operator's one-time link was opened; a click uses it."""

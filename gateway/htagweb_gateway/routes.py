@@ -44,7 +44,10 @@ class RouteTable:
         return {app: route for (owner, app), route in self._routes.items() if owner == user}
 
     def ready(self) -> set[SandboxId]:
-        return {route.sandbox for route in self._routes.values() if route.state is State.READY}
+        return {route.sandbox for route in self.all_ready()}
+
+    def all_ready(self) -> list[Route]:
+        return [route for route in self._routes.values() if route.state is State.READY]
 
     def learn(self, route: Route) -> None:
         """What a call answered. The watch may have told more of the same sandbox meanwhile: that stands."""

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from htagweb_orchestrator.model import Change, SignedIn, SignedOut, SignIn, Snapshot
+from htagweb_orchestrator.model import Change, Person, SignedIn, SignedOut, SignIn, Snapshot, UserId
 
 SIGNED_OUT = 4401  # close code of a WebSocket whose sign-in is over; the page shim knows it
 
@@ -25,6 +25,10 @@ class SignIns:
             self.end((id,))
             return None
         return found[0]
+
+    def person(self, user: UserId) -> Person | None:
+        """Who this user is, as the last of his sign-ins has it; None for one who isn't signed in anywhere."""
+        return next((known.person for known, _ in reversed(self._known.values()) if known.person.id == user), None)
 
     def learn(self, sign_in: SignIn) -> None:
         """One that was just made, or of which the watch told."""

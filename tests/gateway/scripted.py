@@ -354,9 +354,12 @@ def get(target: bytes = b"/app/", *headers: bytes, method: bytes = b"GET") -> by
 
 
 @asynccontextmanager
-async def gateway(app: App, protocol: type[FrontProtocol] = FrontProtocol, **options: Any) -> AsyncIterator[Server]:
+async def gateway(
+    app: App, protocol: type[FrontProtocol] = FrontProtocol, *, at: int = 0, **options: Any
+) -> AsyncIterator[Server]:
+    """`at` is the port, 0 for any."""
     server = Server(app, protocol, **options)
-    listener = await asyncio.get_running_loop().create_server(server.make, "127.0.0.1", 0)
+    listener = await asyncio.get_running_loop().create_server(server.make, "127.0.0.1", at)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

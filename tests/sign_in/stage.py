@@ -164,6 +164,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.machine = Machine(folder)
         self.key = secrets.token_bytes(32)
+        self.port = 0  # of the first worker; 0 for any
         self._socket = Path(tempfile.mkdtemp(prefix="htagweb-")) / "orch.sock"  # short, as a socket's name must be
         self._orchestrator: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -186,7 +187,7 @@ class Stage:
             await self.plane.accounts.add(account)
         self._open.push_async_callback(self.orchestrator_goes)
         await self.orchestrator_comes()
-        self.gateway, self.server = await self.worker()
+        self.gateway, self.server = await self.worker(port=self.port)
 
     async def orchestrator_comes(self) -> None:
         """Its socket answers."""
@@ -204,13 +205,15 @@ class Stage:
         await self._serving
         self._orchestrator = None
 
-    async def worker(self) -> tuple[Gateway, Server]:
+    async def worker(self, *, port: int = 0) -> tuple[Gateway, Server]:
         """One more worker of the gateway, which shares the key with the others."""
         client = OrchestratorClient(str(self._socket))
         self._open.push_async_callback(client.close)
         worker = Gateway(orchestrator=client, visitors=client, identity=Identity(self.key))
         await self._open.enter_async_context(worker.running())
-        server = await self._open.enter_async_context(gateway(worker, ws=FrontWebSocket, ws_per_message_deflate=False))
+        server = await self._open.enter_async_context(
+            gateway(worker, ws=FrontWebSocket, ws_per_message_deflate=False, at=port)
+        )
         await eventually(lambda: worker.routes.filled)
         return worker, server
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from htagweb_orchestrator.model import AppName
+from htagweb_orchestrator.model import AppName, AppsChanged
 from tests.sign_in.stage import PAGE, Person, Stage, place
 
 PROGRAM = {"Accept": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
@@ -111,3 +113,24 @@ async def test_a_person_has_one_sandbox_in_all_his_browsers(stage: Stage) -> Non
     await there.follow("/clock/")
     assert len(stage.plane.sandboxes()) == 1
     assert stage.gateway.routes.get(stage.plane.sandboxes()[0].lease.user, AppName("clock")) is not None
+
+
+async def test_whoever_may_not_open_it_any_more_is_shut_out_of_what_he_has_open(stage: Stage) -> None:
+    ann, bob = await stage.person("ann"), await stage.person("bob")
+    sockets = []
+    for person in (ann, bob):
+        assert (await person.follow("/clock/")).status == 200
+        sockets.append(await person.socket("/clock/ws"))
+    cards = stage.plane._catalogue.cards()
+    changed = [
+        msgspec.structs.replace(card, access=("group:staff",)) if card.name == "clock" else card for card in cards
+    ]
+    stage.plane._hub.publish(AppsChanged(apps=tuple(changed)))
+    with pytest.raises(ConnectionClosed):
+        async with asyncio.timeout(5):
+            await sockets[1].recv()
+    assert (await bob.get("/clock/")).status == 404
+    await sockets[0].send("still here")
+    assert await sockets[0].recv() == "still here"
+    assert (await ann.get("/clock/")).status == 200
+    await sockets[0].close()
