@@ -118,3 +118,14 @@ def test_a_file_that_an_editor_replaced_is_told_where_the_old_one_is_still_mount
     running.catalogue.scan()
     os.close(held)
     assert running.catalogue.problems == ("htagweb.toml was replaced by a new file, which is seen after a restart",)
+
+
+def test_an_image_and_the_list_that_allows_it_count_together(running: Running) -> None:
+    assert running.say('images = ["ours:1"]\n[apps.hello]\nimage = "ours:1"')
+    assert running.catalogue.get("hello").image == "ours:1"
+    assert running.catalogue.problems == ()
+    assert not running.say('[apps.hello]\nimage = "ours:1"')
+    assert "\n".join(running.catalogue.problems).endswith(
+        'apps.hello.image: expected one of the list images, got "ours:1"'
+    )
+    assert running.catalogue.get("hello").image == "ours:1"

@@ -13,9 +13,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from .brings import Brings
 from .image_maker import ImageFacts, MadeImage
 from .model import Struct
 from .requirements import Needs
+
+REMEMBERED = 1000  # sets of requirements
 
 
 class Progress(StrEnum):
@@ -65,6 +68,8 @@ class AppImages:
         self._own: dict[str, str | None] = {}  # the operator's images: what is wrong with each, None while unknown
         self._sets: dict[str, PackageSet] = {}
         self._asked: set[str] = set()
+        self._wanted: frozenset[str] = frozenset()
+        self._wanted_before: dict[tuple[str, int, Needs], PackageSet | Chosen] = {}
 
     # -- for the catalogue --------------------------------------------------------------------------------------
 
@@ -84,23 +89,35 @@ class AppImages:
                 return Chosen(
                     image=self._sandbox_image, problem="the sandbox image is of another release: build it anew"
                 )
-            if problem := base.brings.unfit(needs):
-                return Chosen(image=self._sandbox_image, problem=problem)
-            if not base.brings.missing(needs, generation):
-                return Chosen(image=self._sandbox_image, ready=True)
-            return self._of_set(needs, generation, base)
+            found = self._wanted_by(needs, generation, base.id, base.brings)
+            return self._of_set(found) if isinstance(found, PackageSet) else found
 
-    def _of_set(self, needs: Needs, generation: int, base: ImageFacts) -> Chosen:
-        assert base.brings is not None
-        constraints = tuple(base.brings.constraints(needs, generation))
-        what = json.dumps([base.id, generation, needs.lines, constraints])
+    def _wanted_by(self, needs: Needs, generation: int, base: str, brings: Brings) -> PackageSet | Chosen:
+        """The same each time, and asked for in each round."""
+        key = base, generation, needs
+        if key not in self._wanted_before:
+            if len(self._wanted_before) > REMEMBERED:
+                self._wanted_before.clear()
+            self._wanted_before[key] = self._decide(needs, generation, base, brings)
+        return self._wanted_before[key]
+
+    def _decide(self, needs: Needs, generation: int, base: str, brings: Brings) -> PackageSet | Chosen:
+        if problem := brings.unfit(needs):
+            return Chosen(image=self._sandbox_image, problem=problem)
+        if not brings.missing(needs, generation):
+            return Chosen(image=self._sandbox_image, ready=True)
+        constraints = tuple(brings.constraints(needs, generation))
+        what = json.dumps([base, generation, needs.lines, constraints])
         name = f"{self._repository}:{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+        return PackageSet(name, base, generation, needs.lines, constraints)
+
+    def _of_set(self, wanted: PackageSet) -> Chosen:
+        name = wanted.name
         self._asked.add(name)
         found = self._sets.get(name)
         if found is None:
             progress = Progress.READY if name in self._known.made else Progress.QUEUED
-            found = PackageSet(name, base.id, generation, needs.lines, constraints, progress)
-            self._sets[name] = found
+            found = self._sets[name] = replace(wanted, progress=progress)
         elif found.progress is Progress.READY and name not in self._known.made:
             found = self._sets[name] = replace(found, progress=Progress.QUEUED)  # somebody removed it
         return Chosen(image=name, ready=name in self._known.made, problem=found.problem)
@@ -121,8 +138,6 @@ class AppImages:
                     del self._sets[name]
             self._wanted = frozenset(self._asked)
             self._asked = set()
-
-    _wanted: frozenset[str] = frozenset()
 
     # -- for who makes them ---------------------------------------------------------------------------------------
 

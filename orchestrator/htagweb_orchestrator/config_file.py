@@ -19,7 +19,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-LIVE = frozenset({*LIMIT_KEYS, "access", "apps"})
+LIVE = frozenset({*LIMIT_KEYS, "access", "apps", "images"})
 """Fields of Settings that a change counts of at once."""
 
 

@@ -19,17 +19,34 @@ from typing import Any
 
 HOME = "/build"  # this user's only folder; the orchestrator put requirements, constraints and wheels there
 OUT = f"{HOME}/out"
+REQUIREMENTS, REPORT = f"{HOME}/requirements.txt", f"{HOME}/report.json"
 IMAGE = "/opt/htagweb"
 PIP = "import runpy, sys; sys.path += {paths!r}; sys.argv[0] = 'pip'; runpy.run_module('pip', run_name='__main__')"
 
 
-def pip(paths: list[str], *arguments: str) -> None:
-    """pip sees what lies in `paths` as installed."""
+LOCAL = ["--no-index", "--find-links", f"{HOME}/wheels", "--only-binary", ":all:"]
+
+
+def pip(paths: list[str], *arguments: str, quiet: bool = False) -> int:
+    """pip's exit code. It sees what lies in `paths` as installed."""
     program = PIP.format(paths=[f"{IMAGE}/pip", *paths])
     command = [sys.executable, "-I", "-S", "-c", program, *arguments, "--disable-pip-version-check", "--no-input"]
-    ended = subprocess.run([*command, "--no-cache-dir", "--no-color", "--progress-bar", "off"], check=False)
-    if ended.returncode:
-        sys.exit(ended.returncode)
+    command += ["--no-cache-dir", "--no-color", "--progress-bar", "off", "--retries", "2"]
+    silence = subprocess.DEVNULL if quiet else None
+    return subprocess.run(command, check=False, stdout=silence, stderr=silence).returncode
+
+
+def choose(there: list[str], constraints: list[str], index: list[str]) -> tuple[list[str], list[dict[str, Any]]]:
+    """What is to be installed, and pip's options for where it is. The index is asked only where the wheels here
+    don't do: it may be far away, or not there."""
+    for place, quiet in [(LOCAL, bool(index)), *([(index, False)] if index else [])]:
+        code = pip(
+            there, "install", "--dry-run", "--report", REPORT, *place, "-r", REQUIREMENTS, *constraints, quiet=quiet
+        )
+        if not code:
+            with open(REPORT, "rb") as file:
+                return place, json.load(file)["install"]
+    sys.exit(code)
 
 
 def pinned(item: dict[str, Any]) -> tuple[str, list[str]]:
@@ -46,27 +63,27 @@ def main() -> None:
     os.makedirs(f"{HOME}/tmp", exist_ok=True)
     # What the image brings need not be installed again; what must stay as it is, the constraints say.
     there = [f"{IMAGE}/site", f"{IMAGE}/site-gen{given['generation']}"]
-    with open(f"{HOME}/requirements.txt", "rb") as file:
+    with open(REQUIREMENTS, "rb") as file:
         hashed = b" --hash=" in file.read()
     constraints = [] if hashed else ["--constraint", f"{HOME}/constraints.txt"]
-    report = f"{HOME}/report.json"
-    pip(there, "install", "--dry-run", "--report", report, "-r", f"{HOME}/requirements.txt", *constraints)
-    with open(report, "rb") as file:
-        chosen = [pinned(item) for item in json.load(file)["install"]]
+    index = ["-r", f"{HOME}/index.txt"] if given["index"] else []
+    place, report = choose(there, constraints, index)
+    chosen = [pinned(item) for item in report]
     fixed = dict(line.split("==") for line in given["constraints"])
     for name, _, version in (pin.partition("==") for pin, _ in chosen):
         kept = fixed.get(re.sub("[-_.]+", "-", name).lower(), version)
         if version != kept:
             sys.exit(f"ERROR: {name}=={version} can't be installed: sandboxes themselves run on {kept}")
-    with open(f"{HOME}/options.txt") as options, open(f"{HOME}/pins.txt", "w") as file:
-        file.write(options.read())
+    with open(f"{HOME}/pins.txt", "w") as file:
         all_hashed = all(hashes for _, hashes in chosen)
         for pin, hashes in chosen:
             file.write(" ".join([pin, *(f"--hash={each}" for each in hashes if all_hashed)]) + "\n")
     target = f"{OUT}/site-app"
     os.makedirs(target)
     if chosen:
-        pip([], "install", "--no-deps", "--no-compile", "--target", target, "-r", f"{HOME}/pins.txt")
+        pins = ["--no-deps", "--no-compile", "--target", target, "-r", f"{HOME}/pins.txt"]
+        if code := pip([], "install", *place, *pins):
+            sys.exit(code)
     # htag is imported before any app is known, so it has a folder of its own.
     for name in os.listdir(target):
         if name == "htag" or name.startswith("htag-"):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import docker
 import msgspec
@@ -66,9 +67,10 @@ class DockerImages:
         base: Options = await self._ask(lambda client: inspect_image(client, order.base), order.base)
         worker = pristine = ""
         try:
-            worker = await self._create(await self._worker_options(order, base), order.base)
+            options = await self._worker_options(order, base)
+            worker = await self._create(options, order.base)
             made: Options = await self._ask(lambda client: client.inspect_container(worker))
-            _refuse_differences(made, await self._worker_options(order, base))
+            _refuse_differences(made, options)
             await self._copy(lambda client: _give(client, worker, order))
             await self._ask(lambda client: client.start(worker))
             await self._watch(worker, order, on_log)
@@ -128,9 +130,11 @@ class DockerImages:
 
     async def _worker_options(self, order: ImageOrder, base: Options) -> Options:
         version: Options = await self._ask(lambda client: client.version())
+        info: Options = await self._ask(lambda client: client.info())
         given = {
             "generation": order.generation,
             "constraints": order.constraints,
+            "index": bool(order.index_url),
             "timeout_s": order.timeout_s,
         }
         return {
@@ -150,7 +154,8 @@ class DockerImages:
                 "IpcMode": "private",
                 "CgroupnsMode": "private",
                 "Memory": MEMORY,
-                "MemorySwap": MEMORY,
+                # Not taken over by an engine that can't.
+                **({"MemorySwap": MEMORY} if info["SwapLimit"] else {}),
                 "NanoCpus": 1_000_000_000,
                 "CpuShares": 64,  # visitors go first
                 "PidsLimit": 64,
@@ -247,6 +252,8 @@ def explained(log: str, code: int) -> str:
         return f"The requirements give another hash for {named[1] if named else 'a package'} than it has."
     for error in errors:
         if missing := re.search(r"No matching distribution found for (.+)", error):
+            if "WARNING: Retrying (" in log:
+                return f"There is no wheel of {missing[1]} here, and the package index could not be reached."
             return f"There is no wheel of {missing[1]} that fits; nothing is built from source."
     if code == 124:
         return "The packages were not installed in time."
@@ -275,15 +282,22 @@ def _brings(client: Client, image: str, labels: dict[str, str]) -> Brings | None
 
 
 def _give(client: Client, container: str, order: ImageOrder) -> None:
-    index = f"--index-url {order.index_url}" if order.index_url else "--no-index"
-    options = f"{index}\n--find-links /build/wheels\n--only-binary :all:\n"
     files: dict[str, bytes | Path] = {
-        "build/options.txt": options.encode(),
-        "build/requirements.txt": (options + "\n".join(order.requirements) + "\n").encode(),
+        "build/index.txt": _index(order.index_url).encode(),
+        "build/requirements.txt": ("\n".join(order.requirements) + "\n").encode(),
         "build/constraints.txt": ("\n".join(order.constraints) + "\n").encode(),
     }
     files |= {f"build/wheels/{wheel.name}": wheel for wheel in order.wheels}
     client.put_archive(container, "/", packed(["build", "build/wheels"], files, uid=UID))
+
+
+def _index(address: str) -> str:
+    """pip's options as lines of a file, which nobody else reads: the address may hold a password."""
+    options = [f"--index-url {address}", "--find-links /build/wheels", "--only-binary :all:"]
+    url = urlsplit(address)
+    if url.scheme == "http":  # the operator means it
+        options.append(f"--trusted-host {url.netloc.rpartition('@')[2]}")
+    return "\n".join(options) + "\n"
 
 
 def _progress(client: Client, container: str) -> tuple[str, dict[str, Any], int]:
