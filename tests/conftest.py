@@ -5,6 +5,14 @@ import pytest
 from tests.sites import Sites, build
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: one of them gets a whole file, and one all that need the stack, of which there is one."""
+    for item in items:
+        name = "stack" if item.get_closest_marker("e2e") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session")
 def sites() -> Sites:
     """htag of both generations and what else a sandbox has, beside our own environment."""

@@ -12,7 +12,7 @@ import pytest
 from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
 from tests.attacks.visitor import Visitor
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 MIB = 1 << 20
 
