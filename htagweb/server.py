@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import sys
 import webbrowser
@@ -23,6 +24,9 @@ from .source import Source, check, source_of
 from .workplace import Options, Workplace, entered
 
 SAID = "htagweb: each user's app runs in a process of its own, with your rights: that is no isolation boundary."
+
+
+_ordinals = itertools.count()
 
 
 class WebServer(Starlette):
@@ -65,6 +69,7 @@ class WebServer(Starlette):
         )
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._workplace: Workplace | None = None
+        self._ordinal = next(_ordinals)
         if obj is not None:
             self.add_route("/", self._home)
 
@@ -115,11 +120,12 @@ class WebServer(Starlette):
             raise RuntimeError(
                 "this server has not been started: its lifespan must run (with a TestClient, by a `with` block)"
             )
+        from htagweb_gateway.problems import local, problem_of_error
+        from htagweb_orchestrator.errors import OrchestratorError
+
         gateway = workplace.gateway
         path: str = scope["path"]
         if path == "/-/start" and scope["type"] == "http":  # opening the page is what starts an app here
-            from htagweb_gateway.problems import local
-
             target = local(Request(scope).query_params.get("next", "/"))
             await RedirectResponse(target, 303)(scope, receive, send)
             return
@@ -136,7 +142,11 @@ class WebServer(Starlette):
             return
         scope["htagweb.visiting"] = visitor
         session = _RouteSession(workplace, visitor.user)
-        scope["session"] = await session.read()
+        try:
+            scope["session"] = await session.read()
+        except OrchestratorError as error:
+            await _answer(problem_of_error(error), scope, receive, send)
+            return
         await super().__call__(scope, receive, session.storing(send))
         await session.store()
 
@@ -162,7 +172,7 @@ class WebServer(Starlette):
     @contextlib.asynccontextmanager
     async def _serving(self, app: Starlette) -> AsyncIterator[None]:
         sources = [self._source(self._obj)] if self._obj is not None else []
-        async with entered(self, self._options, sources) as workplace:
+        async with entered(self._ordinal, self._options, sources) as workplace:
             if workplace.first:
                 print(SAID, file=sys.stderr, flush=True)
             self._workplace = workplace

@@ -71,9 +71,10 @@ class Workplace:
 
 
 @contextlib.asynccontextmanager
-async def entered(server: object, options: Options, sources: Sequence[Source]) -> AsyncIterator[Workplace]:
-    """Open a workplace, or enter that of our fellow workers, and leave it at the end."""
-    async with _door(options, sources) as door:
+async def entered(ordinal: int, options: Options, sources: Sequence[Source]) -> AsyncIterator[Workplace]:
+    """Open a workplace, or enter that of our fellow workers, and leave it at the end. `ordinal` tells the servers of
+    one program apart."""
+    async with _door(ordinal, options, sources) as door:
         # Imported while the orchestrator comes up.
         from htagweb_gateway.embedded import EmbeddedGateway
         from htagweb_gateway.identity import Identity, signing_key
@@ -90,7 +91,16 @@ async def entered(server: object, options: Options, sources: Sequence[Source]) -
 
 
 @contextlib.asynccontextmanager
-async def _door(options: Options, sources: Sequence[Source]) -> AsyncIterator[Door]:
+async def _door(ordinal: int, options: Options, sources: Sequence[Source]) -> AsyncIterator[Door]:
+    from .fellows import fellowship
+
+    name = fellowship(ordinal)
+    if name:
+        from .neighbour import met
+
+        async with met(name, options) as neighbour:
+            yield neighbour
+        return
     from .own_platform import opened
 
     folder = Path(tempfile.mkdtemp(prefix="htagweb-"))

@@ -14,7 +14,7 @@ from htagweb.cli import app as command
 from htagweb_gateway.endings import ending_words
 from htagweb_orchestrator.keys import KEYS, PLUMBING
 from htagweb_orchestrator.model import AppName, Ending, Route, SandboxId, State, UserId
-from tests.package.seeds import RUNS
+from tests.package.seeds import RUNS, SERVER
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,8 +95,8 @@ def test_nobody_is_sent_to_the_package_of_that_name_on_the_index() -> None:
 
 
 def test_the_first_screen_has_the_example_as_it_is_published() -> None:
-    code, runs = re.findall(r"(?s)```python\n(.*?)```", README)
-    assert runs == RUNS
+    code, runs, server = re.findall(r"(?s)```python\n(.*?)```", README)
+    assert (runs, server) == (RUNS, SERVER)
     assert code in (ROOT / "apps" / "hello.py").read_text()
     assert "docs/catalogue.png" in README
     assert (ROOT / "docs" / "catalogue.png").stat().st_size < 200_000
