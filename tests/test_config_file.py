@@ -9,6 +9,7 @@ import pytest
 
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.config_file import ConfigFile
+from htagweb_orchestrator.errors import AppBroken
 from htagweb_orchestrator.settings import Settings
 
 HELLO = "from htag import Tag\n\nclass App(Tag.div):\n    pass\n"
@@ -67,6 +68,29 @@ def test_an_app_that_is_to_talk_otherwise_is_another_version(running: Running, k
     assert before.version != after.version
     assert running.say("")
     assert running.catalogue.get("hello") == before
+
+
+def test_no_earlier_version_talks_in_the_clear_where_parano_is_asked_for(running: Running) -> None:
+    app = running.file.parent / "apps" / "hello.py"
+    app.write_text("class App(")
+    assert running.say("")
+    assert running.catalogue.get("hello")  # the last good one
+    assert running.say("[apps.hello]\nparano = true")
+    with pytest.raises(AppBroken):
+        running.catalogue.get("hello")
+    app.write_text(HELLO)
+    assert running.catalogue.scan()
+    assert running.catalogue.get("hello").parano
+
+
+def test_an_app_of_no_htag_can_not_have_parano(running: Running) -> None:
+    (running.file.parent / "apps" / "other.py").write_text(
+        "from starlette.applications import Starlette\napp = Starlette()\n"
+    )
+    assert running.say("[apps.other]\nparano = true")
+    with pytest.raises(AppBroken) as caught:
+        running.catalogue.get("other")
+    assert caught.value.facts["detail"] == "other can't have parano, which is for apps of htag"
 
 
 def test_a_limit_for_all_counts_for_those_that_have_none_of_their_own(running: Running) -> None:

@@ -260,10 +260,14 @@ class Catalogue:
         except Changed:
             return replace(old, again=True) if old else None
         except (Unreadable, NotAnApp, BadRequirement, OSError) as error:
-            published, again = old.published if old else None, isinstance(error, OSError)
+            published, again = self._fit(old.published if old else None), isinstance(error, OSError)
             icon, good = (old.icon, old.good) if old else (None, None)
             broken = _Entry(app, published, _sentence(app, error), again, secrets, icon=icon, good=good)
             return self._said(broken, old)
+
+    def _fit(self, version: PublishedApp | None) -> PublishedApp | None:
+        """An earlier version, if it may still be served: not in the clear where parano has been asked for since."""
+        return version if version is None or version.parano or not self._settings.app(version.name).parano else None
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
         if old is None or (new.published, new.problem) != (old.published, old.problem):
@@ -280,7 +284,7 @@ class Catalogue:
         said = self._settings.app(entry.found.name)
         chosen = self._images.choose(entry.needs, entry.coming.generation, said.image)
         coming = msgspec.structs.replace(entry.coming, image=chosen.image, base=self._images.base)
-        before = old.published if old else None
+        before = self._fit(old.published if old else None)
         preparing = not chosen.ready and not chosen.problem
         entry = replace(entry, published=before, problem=chosen.problem, coming=coming, preparing=preparing)
         return self._judged(entry, coming, old) if chosen.ready else replace(entry, good=old.good if old else None)
@@ -289,7 +293,7 @@ class Catalogue:
         """Publish the version that is new, unless it goes badly where the one before went well. That is found out while
         it is new: the one before is served meanwhile, but no longer than HOLD_S; a first version is published at once,
         because there is nothing else to serve, and whoever opens it finds out the same."""
-        good = old.good if old else None
+        good = self._fit(old.good if old else None)
         is_same = old is not None and old.since_s and old.coming and old.coming.tried == new.tried
         since_s = old.since_s if old and is_same else time.monotonic()
         said = self._verdicts.of(new.tried) if self._verdicts else None
@@ -304,6 +308,8 @@ class Catalogue:
         said = self._settings.app(app.name)
         files = discovery.read(app)
         source = examine(files, app.main, said.entry)
+        if said.parano and not source.generation:
+            raise Unreadable(f"{app.name} can't have parano, which is for apps of htag")
         given = self._secrets.digest(said.env, said.secrets)
         # A part of the version: else a sandbox that was loaded before parano was asked for would go on in the clear.
         talk = [name for name, on in (("http_only", said.http_only), ("parano", said.parano)) if on]

@@ -140,15 +140,22 @@
     cancel() { return this.#reader.cancel(); }
   }
 
-  async function sealedFetch(request, url) {
-    const channel = new Channel(EXCHANGE);
+  async function sealedRequest(channel, request, url) {
     const body = new Uint8Array(await request.arrayBuffer());
     const begun = await channel.begin({ method: request.method, ...target(url), headers: [...request.headers] });
     const parts = [begun.subarray(0, 20)];
     for (const record of [begun.subarray(20), ...(body.length ? [await channel.seal(BYTES, body)] : []), await channel.seal(END)]) {
       parts.push(number(record.length, 4), record);
     }
-    const answer = await clearFetch(WAY, { method: "POST", body: joined(...parts), cache: "no-store", signal: request.signal });
+    return joined(...parts);
+  }
+
+  let turn = Promise.resolve(); // requests leave in the order of their calls, however long each takes to seal
+  async function sealedFetch(request, url) {
+    const channel = new Channel(EXCHANGE);
+    const sealed = turn.then(() => sealedRequest(channel, request, url));
+    turn = sealed.catch(() => {});
+    const answer = await clearFetch(WAY, { method: "POST", body: await sealed, cache: "no-store", signal: request.signal });
     if (answer.headers.get("Content-Type") !== SEALED) return unsealed(answer);
     const records = new Records(answer.body);
     const opened = async () => {
