@@ -56,6 +56,12 @@ class Admin:
         row = self._json(self._call("GET", f"/v1/sandboxes/{prefix}"))
         return row if isinstance(row, dict) else {}
 
+    def data(self) -> list[Row]:
+        return self._rows(self._call("GET", "/v1/data"))
+
+    def remove_data(self, user: str | None, app: str | None) -> list[Row]:
+        return self._rows(self._call("POST", "/v1/data/remove", {"user": user, "app": app}))
+
     def logs(self, prefix: str) -> str:
         return self._call("GET", f"/v1/logs/{prefix}").text
 

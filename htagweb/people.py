@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from .admin import Row
-from .console import MISUSED, AsJson, duration, fail, orchestrator, print_json, say
+from .console import FAILED, MISUSED, NOTHING, AsJson, duration, fail, orchestrator, print_json, say
 from .tables import print_table, show
 
 users_app = typer.Typer(help='Who may sign in (with auth = "password"), and who is signed in.')
@@ -18,6 +18,8 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="What is typed to sign
 Groups = Annotated[
     list[str] | None, typer.Option("--group", metavar="GROUP", help="May be given several times; admin: an operator.")
 ]
+OfUser = Annotated[str | None, typer.Option("--user", metavar="ID", help="Of this user.")]
+OfApp = Annotated[str | None, typer.Option("--app", metavar="NAME", help="Of this app.")]
 FullName = Annotated[str | None, typer.Option("--full-name", metavar="TEXT", help="What apps are told.")]
 Email = Annotated[str | None, typer.Option(metavar="ADDRESS", help="What apps are told.")]
 
@@ -51,6 +53,63 @@ def users_list(as_json: AsJson = False) -> None:
         print_table(list(columns.values()), [[_cell(key, row.get(key)) for key in columns] for row in rows])
     else:
         say("There is no account, and nobody is signed in.")
+
+
+@users_app.command("data")
+def users_data(user: OfUser = None, app: OfApp = None, as_json: AsJson = False) -> None:
+    """What apps keep for their users, in /data."""
+    with orchestrator() as admin:
+        rows = _fitting(admin.data(), user, app)
+    if as_json:
+        print_json(rows)
+    elif rows:
+        _print_data(rows)
+    else:
+        say("Nothing is kept.")
+
+
+@users_app.command("remove-data")
+def users_remove_data(
+    user: OfUser = None,
+    app: OfApp = None,
+    everything: Annotated[bool, typer.Option("--all", help="Of every user and app.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Really remove it; without it it is only shown.")] = False,
+) -> None:
+    """Remove what apps keep for their users. What a sandbox has now stays: end that first."""
+    if (user is not None or app is not None) == everything:
+        fail("Say whose: --user, --app, or --all by itself.", MISUSED)
+    with orchestrator() as admin:
+        rows = _fitting(admin.data(), user, app)
+        if not rows:
+            fail("Nothing of that is kept.", NOTHING)
+        if not yes:
+            _print_data(rows)
+            say("Add --yes to remove it.")
+            return
+        done = admin.remove_data(user, app)
+    print_table(
+        ["USER", "APP", "REMOVED"], [[show(key, row.get(key)) for key in ("user", "app", "removed")] for row in done]
+    )
+    if not all(row.get("removed") for row in done):
+        fail("What is in use was left: htagweb reap ends it.", FAILED)
+
+
+def _fitting(rows: list[Row], user: str | None, app: str | None) -> list[Row]:
+    return [row for row in rows if user in (None, row.get("user")) and app in (None, row.get("app"))]
+
+
+def _print_data(rows: list[Row]) -> None:
+    columns = {
+        "user": "USER",
+        "app": "APP",
+        "bytes": "SIZE",
+        "files": "FILES",
+        "used_ago_s": "USED",
+        "in_use": "IN USE",
+    }
+    shown = [row | {"size_bytes": row.get("bytes")} for row in rows]
+    keys = ["size_bytes" if key == "bytes" else key for key in columns]
+    print_table(list(columns.values()), [[show(key, row.get(key)) for key in keys] for row in shown])
 
 
 @users_app.command("add")

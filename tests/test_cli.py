@@ -67,6 +67,7 @@ class Orchestrator:
         self.built: list[str] = []
         self.images: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.data: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
         self.logs = "Traceback\n\x1b[2Jboom"
         self.reaped: list[list[str]] = []
@@ -83,6 +84,8 @@ class Orchestrator:
             Route("/v1/apps/{name}/build", self._build, methods=["POST"]),
             Route("/v1/prune", self._prune, methods=["POST"]),
             Route("/v1/warnings", lambda request: JSONResponse(self.warnings)),
+            Route("/v1/data", lambda request: JSONResponse(self.data)),
+            Route("/v1/data/remove", self._remove_data, methods=["POST"]),
             Route("/v1/doctor", lambda request: JSONResponse(self.checks), methods=["POST"]),
         ]
         return Starlette(routes=routes)
@@ -97,6 +100,15 @@ class Orchestrator:
         really = (await request.json())["yes"]
         rows = [row | {"removed": really and row["image"] not in self.stubborn} for row in self.images]
         return JSONResponse(rows)
+
+    async def _remove_data(self, request: Request) -> Response:
+        asked = await request.json()
+        fitting = [
+            row for row in self.data if asked["user"] in (None, row["user"]) and asked["app"] in (None, row["app"])
+        ]
+        return JSONResponse(
+            [{key: row[key] for key in ("user", "app")} | {"removed": not row["in_use"]} for row in fitting]
+        )
 
     def _one(self, request: Request) -> Response:
         prefix = request.path_params["prefix"]
@@ -347,6 +359,25 @@ def test_doctor_fails_where_something_is_broken_and_says_what_to_change(orchestr
     assert result.exit_code == 1
     assert "Delegate the memory controller." in result.stderr
     assert json.loads(run("doctor", "--json", admin_dir=orchestrator.admin_dir).stdout) == orchestrator.checks
+
+
+def test_what_apps_keep_is_shown_and_removed_for_who_says_whose(orchestrator: Orchestrator) -> None:
+    kept = {"bytes": 3 * 1024**2, "files": 7, "used_ago_s": 90.0, "in_use": False}
+    orchestrator.data = [
+        kept | {"user": "ann", "app": "shop"},
+        kept | {"user": "bob", "app": "shop", "in_use": True},
+        kept | {"user": "ann", "app": "notes"},
+    ]
+    listed = run("users", "data", "--user", "ann", admin_dir=orchestrator.admin_dir)
+    assert (listed.exit_code, len(listed.stdout.splitlines())) == (0, 3)
+    assert re.search(r"ann +shop +3m +7 +1m 30s +no", listed.stdout)
+    assert run("users", "remove-data", admin_dir=orchestrator.admin_dir).exit_code == 2
+    assert run("users", "remove-data", "--user", "eve", admin_dir=orchestrator.admin_dir).exit_code == 3
+    shown = run("users", "remove-data", "--app", "shop", admin_dir=orchestrator.admin_dir)
+    assert (shown.exit_code, "Add --yes" in shown.stderr) == (0, True)
+    removed = run("users", "remove-data", "--app", "shop", "--yes", admin_dir=orchestrator.admin_dir)
+    assert removed.exit_code == 1  # one of them is in use
+    assert re.search(r"ann +shop +yes\nbob +shop +no", removed.stdout)
 
 
 def test_apps_shows_problems_and_warnings(orchestrator: Orchestrator) -> None:

@@ -46,6 +46,9 @@ def ending_words(route: Route | None) -> Words:
             )
         case Ending.UPDATED:
             return Words("This app was updated", f"There is a new version of it. {_KEPT}", "Start the new version")
+        case Ending.DATA:
+            full = "It kept more for you than it may, so it was ended. If it lets you remove something, do that first."
+            return Words("This app's data is full", full, "Start again")
         case Ending.FULL:
             return Words(
                 "This app made room",

@@ -22,6 +22,7 @@ from .clock import boottime_s
 from .config_file import ConfigFile
 from .configuration import ConfigError
 from .control import ControlPlane
+from .data import DataFolders
 from .database import Database
 from .logs import configure
 from .operators import Operators
@@ -71,6 +72,7 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         sessions=sessions,
         output=output,
         prover=engine,
+        data=DataFolders(settings.data_dir),
         sign_ins=sign_ins,
         audit=audit,
         images=images,

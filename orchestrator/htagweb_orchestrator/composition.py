@@ -27,7 +27,7 @@ def engine(settings: Settings) -> DockerEngine:
     """The engine of this installation; nothing is asked of it yet. The caller closes it."""
     from .engines.docker import DockerEngine  # an embedded server has neither the engine nor its library
 
-    return DockerEngine(instance=settings.instance, run_volume=settings.run_volume)
+    return DockerEngine(instance=settings.instance, run_volume=settings.run_volume, data_volume=settings.data_volume)
 
 
 def process_engine(run: Path) -> ProcessEngine:

@@ -24,6 +24,7 @@ from .builds import Builds
 from .catalogue import Apps, Catalogue, PublishedApp
 from .census import Census
 from .clock import boot_id, boottime_s
+from .data import DataFolders
 from .endings import Endings
 from .engines.base import Advice, Engine
 from .errors import (
@@ -41,6 +42,7 @@ from .errors import (
 from .harness import HarnessLink
 from .hub import Hub
 from .image_maker import ImageMaker
+from .kept import Kept
 from .line import WaitingLine
 from .model import (
     ASGI,
@@ -85,6 +87,7 @@ RESERVED = "htagweb."  # what keys of the session begin with that are never stor
 EXPIRE_S = 5.0  # how often sign-ins are looked through for those that are over
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 MEASURE_S, MEASURED = 30.0, 16  # how often sandboxes' memory is measured, and of how many: some engines are slow at it
+DATA_S = 60.0  # how often what apps keep in /data is measured
 MAKE_ROOM_EVERY_S, MAKE_ROOM_IDLE_S = 2.0, 60.0  # between two ends for lack of memory; nobody busier than that is ended
 SETTLE_S, SETTLED_S = 3.0, 15.0  # after a start, idle ends wait for the gateways' reports: at least, at most
 
@@ -109,6 +112,7 @@ class ControlPlane:
         maker: ImageMaker | None = None,
         verdicts: Verdicts | None = None,
         renews: bool = False,
+        data: DataFolders | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
@@ -159,6 +163,8 @@ class ControlPlane:
             dev=settings.dev,
             profile=self._profile,
             session_key=settings.session_key,
+            data=data,
+            others=lambda sandbox: self._kept is not None and self._kept.others(sandbox),
             now=now,
         )
         self._endings = Endings(
@@ -170,6 +176,16 @@ class ControlPlane:
             route=self._route,
             note=self._note,
             now=now,
+        )
+        self._kept = (
+            Kept(
+                folders=data,
+                registry=self._registry,
+                endings=self._endings,
+                anonymous_life_s=settings.anonymous_life_s,
+            )
+            if data is not None
+            else None
         )
         self._pulse = Pulse(registry=self._registry, endings=self._endings)
         self._census = Census(
@@ -250,6 +266,7 @@ class ControlPlane:
         self._spawn(self._every(TICK_S, self._tick), "reaper")
         self._spawn(self._every(SWEEP_S, self._census.reconcile), "sweep")
         self._spawn(self._every(MEASURE_S, self._measure), "measure")
+        self._spawn(self._every(DATA_S, self._measure_data), "measure data")
         await self._census.follow()
 
     async def _begin(self, version: str, opened: asyncio.Event) -> None:
@@ -726,6 +743,12 @@ class ControlPlane:
 
     async def _prune(self) -> None:
         await self._sessions.prune()
+        if self._kept is not None:
+            await self._kept.prune()
+
+    async def _measure_data(self) -> None:
+        if self._kept is not None:
+            await self._kept.measure()
 
     async def _prune_output(self) -> None:
         await asyncio.to_thread(self._output.prune)  # often: an app that crashes at each start writes a file each time
@@ -746,6 +769,8 @@ class ControlPlane:
 
     async def forget_session(self, user: UserId) -> None:
         await self._sessions.forget(user)
+        if self._kept is not None:
+            await self._kept.remove(user)
 
     async def hand_over(self, visitor: UserId, person: Person) -> None:
         """What this anonymous visitor has becomes the person's, save what the person has of his own already. Raises
@@ -765,6 +790,8 @@ class ControlPlane:
                 self._endings.end(sandbox, Ending.VISITOR, "its visitor has signed in")
         # No await before this: what the sandboxes store from now on comes after it, into the person's record.
         records = await self._sessions.hand_over(visitor, person.id)
+        if self._kept is not None:
+            await self._kept.hand_over(visitor, person.id)
         for sandbox in followed:
             key = self._settings.session_key(person.id, sandbox.lease.app)
             had, has = records.get(key.app, ({}, {}))
@@ -813,6 +840,11 @@ class ControlPlane:
     def waiting(self) -> int:
         """How many wait in the line."""
         return len(self._line)
+
+    @property
+    def kept(self) -> Kept | None:
+        """What apps keep for their visitors; None where nothing can be kept."""
+        return self._kept
 
     @property
     def pool(self) -> WarmPool:

@@ -79,6 +79,7 @@ LIMIT_KEYS = {
 # Field of AppLimits -> key, in [apps.<name>] only: nobody should open the network to every app at once.
 APP_LIMIT_KEYS = {
     "network": Key("network", _NETWORK, "the engine's network that its sandboxes join"),
+    "data_bytes": Key("data", size("1m", "64g"), "room for what each visitor keeps in `/data`"),
 }
 
 # Field of AppSettings -> key, in [apps.<name>] only.
@@ -154,12 +155,14 @@ KEYS = LIMIT_KEYS | {
 # Field of Settings -> variable without a twin in the file.
 PLUMBING = {
     "instance": Key("instance", _NAME, "the installation that sandboxes belong to"),
+    "data_volume": Key("data_volume", _NAME, "the volume with what visitors keep"),
     "run_volume": Key("run_volume", _NAME, "the volume with the sandboxes' directories"),
     "sandbox_image": Key("sandbox_image", _IMAGE, "what sandboxes are made of"),
     "published_on": Key("published_on", text(), "the address that the gateway is published on"),
     "secrets_dir": Key("secrets_dir", DIRECTORY, "the folder with the apps' secrets"),
     "apps_dir": Key("apps_dir", DIRECTORY, "the folder with the apps"),
     "wheels_dir": Key("wheels_dir", DIRECTORY, "the folder with wheels for apps"),
+    "data_dir": Key("data_dir", DIRECTORY, "where that volume is mounted"),
     "run_dir": Key("run_dir", DIRECTORY, "where that volume is mounted"),
     "ctl_dir": Key("ctl_dir", DIRECTORY, "the gateway's way to the orchestrator: a folder with a socket"),
     "admin_dir": Key("admin_dir", DIRECTORY, "the operators' way: another"),

@@ -58,6 +58,7 @@ class Ending(StrEnum):
     VISITOR = "visitor"  # the Stop button
     OPERATOR = "operator"
     UPDATED = "updated"
+    DATA = "data"  # what it keeps in /data is more than it may
     FULL = "full"  # the machine ran short of memory, and this one was idle for the longest
     SURPLUS = "surplus"  # a warm one that nobody needs any more; no visitor sees it
     LOST = "lost"  # the engine or its record of the sandbox went away

@@ -14,7 +14,7 @@ from .clock import boottime_s
 from .control import ControlPlane
 from .engines.base import Engine, Stats
 from .errors import EngineUnavailable
-from .model import AppCard, Ending, SandboxId, State
+from .model import AppCard, AppName, Ending, SandboxId, State, UserId
 from .output import OutputFiles
 from .registry import Sandbox
 
@@ -157,6 +157,14 @@ class Operators:
     def pool(self) -> list[Row]:
         """Each kind of warm sandbox: wanted, ready, starting."""
         return self._control.pool.rows()
+
+    async def data(self) -> list[Row]:
+        """What apps keep for their visitors."""
+        return await self._control.kept.rows() if self._control.kept else []
+
+    async def remove_data(self, user: UserId | None, app: AppName | None) -> list[Row]:
+        """Remove what fits, save what a sandbox has now."""
+        return await self._control.kept.remove(user, app) if self._control.kept else []
 
     def apps(self) -> list[Row]:
         counts = Counter(s.lease.app for s in self._control.sandboxes() if s.state is not State.ENDED)

@@ -43,6 +43,7 @@ class Kind(NamedTuple):
     app_bytes: int
     runtime: str
     network: str
+    data_bytes: int
 
     @classmethod
     def of(cls, made: PublishedApp | Lease) -> Kind:
@@ -57,6 +58,7 @@ class Kind(NamedTuple):
             limits.app_bytes,
             limits.runtime,
             limits.network,
+            limits.data_bytes,
         )
 
 
@@ -122,7 +124,7 @@ class WarmPool:
 
     def may_warm(self, app: PublishedApp) -> bool:
         """Whether anything may be started for this app that nobody asked for."""
-        return self._most_of(app) > 0
+        return (self._most if app.warm_max is None else app.warm_max) > 0
 
     def lend(self, app: PublishedApp) -> Sandbox | None:
         """A blank one for something else than a visitor; the caller ends it."""
@@ -193,6 +195,8 @@ class WarmPool:
         return self._least if app.warm_min is None else app.warm_min
 
     def _most_of(self, app: PublishedApp) -> int:
+        if app.limits.data_bytes:  # what its user keeps is mounted as it is made, so there must be one
+            return 0
         return self._most if app.warm_max is None else app.warm_max
 
     def _end_surplus(self, blanks: dict[Kind, int], loaded: dict[AppName, PublishedApp]) -> None:

@@ -17,6 +17,7 @@ ENDED = {
     Ending.VISITOR: "its user stopped it",
     Ending.OPERATOR: "an operator ended it",
     Ending.UPDATED: "an operator ended it, because there is a newer version",
+    Ending.DATA: "it kept more in /data than it may",
     Ending.FULL: "the server ran short of memory, and it was idle for the longest",
     Ending.SURPLUS: "it was warm, and nobody needed it any more",
     Ending.LOST: "it, or the engine's record of it, went away",

@@ -71,6 +71,13 @@ class ReapRequest(Struct, frozen=True):
     ending: Literal["operator", "updated"] = "operator"
 
 
+class DataRequest(Struct, frozen=True):
+    """None: of every user, of every app."""
+
+    user: UserId | None = None
+    app: AppName | None = None
+
+
 def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Starlette:
     """lease, find, activity, release, icon, watch, and below `session` what session_routes has: all that a gateway may
     ask for, in the model's structs."""
@@ -191,6 +198,13 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
     async def pool(request: Request) -> Response:
         return json_answer(operators.pool())
 
+    async def data(request: Request) -> Response:
+        return json_answer(await operators.data())
+
+    async def remove_data(request: Request) -> Response:
+        asked = await read_body(request, DataRequest)
+        return json_answer(await operators.remove_data(asked.user, asked.app))
+
     async def warnings(request: Request) -> Response:
         return json_answer(operators.warnings)
 
@@ -211,6 +225,8 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
             HttpRoute("/v1/apps/{name}/build", build, methods=["POST"]),
             HttpRoute("/v1/prune", prune, methods=["POST"]),
             HttpRoute("/v1/pool", pool),
+            HttpRoute("/v1/data", data),
+            HttpRoute("/v1/data/remove", remove_data, methods=["POST"]),
             HttpRoute("/v1/warnings", warnings),
             HttpRoute("/v1/doctor", doctor, methods=["POST"]),
             HttpRoute("/v1/readyz", readyz),

@@ -35,6 +35,7 @@ class AppLimits(Struct, frozen=True):
     app_bytes: int = 16 * MIB
     runtime: str = "runc"
     network: str = ""
+    data_bytes: int = 0
 
 
 class AppSettings(Struct, frozen=True):
@@ -100,11 +101,13 @@ class Settings(AppLimits, frozen=True):
     # Plumbing: what compose and the images agree about, in the environment only.
     instance: str = "htagweb"
     run_volume: str = "htagweb_run"
+    data_volume: str = "htagweb_data"
     sandbox_image: str = "htagweb-sandbox"
     published_on: str = ""
     secrets_dir: Path = Path("/secrets")
     apps_dir: Path = Path("/apps")
     wheels_dir: Path = Path("/wheels")
+    data_dir: Path = Path("/data")
     run_dir: Path = Path("/run/htagweb/sandboxes")
     ctl_dir: Path = Path("/run/htagweb/ctl")
     admin_dir: Path = Path("/run/htagweb/admin")

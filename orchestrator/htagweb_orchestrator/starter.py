@@ -14,6 +14,7 @@ import msgspec
 
 from .address import DialFailed
 from .catalogue import Apps, PublishedApp
+from .data import DataFolders, TooMuch
 from .engines.base import Engine, SandboxSpec
 from .errors import OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
@@ -42,6 +43,8 @@ class Starter:
         orphan_timeout_s: float,
         session_size: int,
         dev: bool,
+        data: DataFolders | None = None,
+        others: Callable[[Sandbox], bool] = lambda sandbox: False,
         profile: Callable[[UserId], Person | None],
         session_key: Callable[[UserId, AppName], SessionKey],
         now: Callable[[], float],
@@ -55,6 +58,8 @@ class Starter:
         self._orphan_timeout_s = orphan_timeout_s
         self._session_size = session_size
         self._dev = dev
+        self._data = data
+        self._others = others
         self._profile = profile
         self._session_key = session_key
         self._now = now
@@ -132,7 +137,7 @@ class Starter:
             await self._explain(sandbox, error)
             raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error
 
-    def spec(self, lease: Lease) -> SandboxSpec:
+    def spec(self, lease: Lease, data: str = "") -> SandboxSpec:
         limits = lease.limits
         return SandboxSpec(
             sandbox_id=lease.sandbox,
@@ -147,14 +152,16 @@ class Starter:
             app_bytes=limits.app_bytes,
             runtime=limits.runtime,
             network=limits.network,
+            data=data,
+            data_bytes=limits.data_bytes if data else 0,
         )
 
     async def _boot(self, sandbox: Sandbox, on_step: Callable[[Sandbox, Step], None]) -> None:
         """A container with an honest harness in a sealed directory, which knows nothing of the app yet."""
         lease = sandbox.lease
-        spec = self.spec(lease)
         async with self._timed(sandbox, "create"):
             on_step(sandbox, Step.CREATING)
+            spec = self.spec(lease, await self._kept(sandbox) if lease.limits.data_bytes else "")
             self._run.create(lease.sandbox, lease.uid)
             self.write_lease(sandbox)
             await self._engine.start(spec, on_step=lambda step: on_step(sandbox, step))
@@ -167,6 +174,20 @@ class Starter:
                 self._output.add(lease.sandbox, boot_log)
             sandbox.link = await self._alive(sandbox, self.connect(sandbox))
         sandbox.address = self._engine.address(spec)
+
+    async def _kept(self, sandbox: Sandbox) -> str:
+        """What its user keeps, ready to be mounted: no earlier sandbox has it any more, and all of it is this one's."""
+        lease = sandbox.lease
+        if self._data is None:
+            raise StartFailed("What this app keeps can't be kept here.", error_id=sandbox.error_id)
+        while self._others(sandbox):  # noqa: ASYNC110  one that is being removed; a start has a deadline
+            await asyncio.sleep(0.02)
+        scratch = "" if lease.user else lease.sandbox
+        try:
+            return await asyncio.to_thread(self._data.prepare, lease.user, lease.app, lease.uid, scratch=scratch)
+        except (TooMuch, OSError) as error:
+            self._output.add(lease.sandbox, f"/data can't be used: {error}\n")
+            raise StartFailed("What this app keeps can't be used.", error_id=sandbox.error_id) from error
 
     async def connect(self, sandbox: Sandbox) -> HarnessLink:
         assert sandbox.control_address is not None

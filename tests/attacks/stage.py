@@ -19,6 +19,7 @@ from htagweb_gateway.protocol import FrontWebSocket
 from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.control import ControlPlane
+from htagweb_orchestrator.data import DataFolders
 from htagweb_orchestrator.engines.docker import DockerEngine
 from htagweb_orchestrator.engines.docker_images import DockerImages
 from htagweb_orchestrator.engines.docker_options import INSTANCE, container_name
@@ -62,7 +63,10 @@ class Stage:
         for name in ("apps", "state"):
             (folder / name).mkdir()
         self.publish("console.py", CONSOLE_SOURCE)
-        client.create_volume(self.instance, labels={INSTANCE: self.instance})
+        self.data_volume = f"{self.instance}-data"
+        for volume_name in (self.instance, self.data_volume):
+            client.create_volume(volume_name, labels={INSTANCE: self.instance})
+        self.data = Path(client.inspect_volume(self.data_volume)["Mountpoint"])
         volume: dict[str, Any] = client.inspect_volume(self.instance)
         self.run = RunDirectory(Path(volume["Mountpoint"]), GATEWAY_GID)
 
@@ -77,6 +81,8 @@ class Stage:
         return Settings(
             instance=self.instance,
             run_volume=self.instance,
+            data_volume=self.data_volume,
+            data_dir=self.data,
             sandbox_image=IMAGE,
             apps_dir=self.folder / "apps",
             state_dir=self.folder / "state",
@@ -97,7 +103,9 @@ class Stage:
         """Serve, with these settings. With `app_images` and `maker`, apps get their packages; with `verdicts`, they are
         tried out."""
         settings = self.settings(**values)
-        self.engine = engine or DockerEngine(instance=self.instance, run_volume=self.instance, base_url=self.base_url)
+        self.engine = engine or DockerEngine(
+            instance=self.instance, run_volume=self.instance, data_volume=self.data_volume, base_url=self.base_url
+        )
         sessions = Sessions(self.folder / "state" / "sessions.sqlite")
         self._open.callback(sessions.close)
         self.output = OutputFiles(self.folder / "state" / "output")
@@ -110,6 +118,7 @@ class Stage:
             sessions=sessions,
             output=self.output,
             prover=self.engine if selftest else None,
+            data=DataFolders(self.data),
             images=app_images,
             maker=maker,
             verdicts=verdicts,
@@ -167,5 +176,6 @@ class Stage:
             for name in self.containers():
                 with suppress(docker.errors.NotFound):
                     self.client.remove_container(name, v=True, force=True)
-            self.client.remove_volume(self.instance, force=True)
+            for volume_name in (self.instance, self.data_volume):
+                self.client.remove_volume(volume_name, force=True)
             shutil.rmtree(self.folder / "state", ignore_errors=True)

@@ -175,6 +175,19 @@ def test_an_older_engine_is_given_the_directory_itself() -> None:
     assert options(MACHINE)["HostConfig"]["Mounts"] == [{"Type": "bind", "Source": source, "Target": "/run/app"}]
 
 
+def test_what_a_user_keeps_is_one_folder_more_and_no_file_of_it_outgrows_it() -> None:
+    kept = {"data": "b" * 40, "data_bytes": 40 << 20}
+    older = dataclasses.replace(MACHINE, data_volume="data", data_mountpoint="/var/lib/docker/volumes/data/_data")
+    newer = dataclasses.replace(older, api=(1, 45))
+    source = f"/var/lib/docker/volumes/data/_data/{'b' * 40}/d"
+    assert options(older, **kept)["HostConfig"]["Mounts"][1:] == [{"Type": "bind", "Source": source, "Target": "/data"}]
+    (mount,) = options(newer, **kept)["HostConfig"]["Mounts"][1:]
+    assert (mount["Source"], mount["VolumeOptions"]["Subpath"]) == ("data", f"{'b' * 40}/d")
+    limits = {limit["Name"]: limit["Hard"] for limit in options(newer, **kept)["HostConfig"]["Ulimits"]}
+    assert limits == {"core": 0, "nofile": 512, "fsize": 40 << 20}
+    assert "fsize" not in {limit["Name"] for limit in options(newer)["HostConfig"]["Ulimits"]}
+
+
 def test_gvisor_gets_room_for_its_own_threads() -> None:
     assert options(MACHINE, runtime="runsc")["HostConfig"]["PidsLimit"] == 256
     assert options(MACHINE)["HostConfig"]["PidsLimit"] == 64

@@ -30,6 +30,8 @@ class SandboxSpec:
     app_bytes: int = 16 * 1024 * 1024
     runtime: str = "runc"
     network: str = ""
+    data: str = ""  # the name of a folder among the data, whose d/ becomes /data; "" for none
+    data_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

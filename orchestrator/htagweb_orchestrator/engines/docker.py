@@ -36,7 +36,8 @@ STATS_AT_ONCE = 32
 class DockerEngine:
     """One installation's sandboxes (`instance`, a label) on one Docker engine.
 
-    `run_volume` names the volume that holds the run directory. `call_timeout_s` is the deadline of every single call.
+    `run_volume` names the volume that holds the run directory, `data_volume` the one with what apps keep.
+    `call_timeout_s` is the deadline of every single call.
     """
 
     name = "docker"
@@ -46,11 +47,13 @@ class DockerEngine:
         *,
         instance: str,
         run_volume: str,
+        data_volume: str = "",
         base_url: str = "unix:///var/run/docker.sock",
         call_timeout_s: float = 20.0,
     ) -> None:
         self._instance = instance
         self._run_volume = run_volume
+        self._data_volume = data_volume
         self._base_url = base_url
         self._call_timeout_s = call_timeout_s
         self._calls = DockerCalls(base_url, timeout_s=call_timeout_s)
@@ -180,7 +183,21 @@ class DockerEngine:
             limits_swap=bool(info["SwapLimit"]),
             run_volume=self._run_volume,
             run_mountpoint=str(volume["Mountpoint"]),
+            data_volume=self._data_volume,
+            data_mountpoint=await self._data_mountpoint(),
         )
+
+    async def _data_mountpoint(self) -> str:
+        """ "" where there is no such volume: only apps with `data` miss it."""
+        if not self._data_volume:
+            return ""
+        try:
+            found: Options = await self._calls.run(lambda client: client.inspect_volume(self._data_volume))
+        except docker.errors.NotFound:
+            return ""
+        except docker.errors.APIError as error:
+            raise unavailable(self._base_url, error) from error
+        return str(found["Mountpoint"])
 
     async def _resolve(self, name: str) -> Image:
         try:
@@ -196,6 +213,9 @@ class DockerEngine:
     async def _create(self, spec: SandboxSpec, command: Options | None = None) -> tuple[Options, str]:
         """Return what was asked for, and the container's id. `command` replaces the image's own."""
         # Asked each time, some milliseconds: an image that was rebuilt while we run has the same name and another id.
+        assert self._machine is not None
+        if spec.data and not self._machine.data_mountpoint:
+            raise EngineUnavailable(f"the engine has no volume {self._data_volume!r} for what apps keep")
         options = self.create_options(spec, await self._resolve(spec.image)) | (command or {})
         try:
             container = await self._calls.run(

@@ -25,6 +25,7 @@ SANDBOX, INSTANCE, IMAGE, CREATED, UID = (
 BUILDER, MADE_BY, BASE, BYTES = (f"htagweb.{fact}" for fact in ("builder", "made-by", "base", "bytes"))  # of images
 ENTRYPOINT = ["/opt/htagweb/boot"]
 RUN_APP = "/run/app"
+DATA = "/data"
 FEWEST_PIDS_RUNSC = 256  # gVisor's own threads count, and with fewer a fork bomb kills its kernel
 
 # What may never be set on a sandbox, whoever set it: an image's own declarations, an engine's defaults.
@@ -52,6 +53,8 @@ class Machine:
     limits_swap: bool
     run_volume: str
     run_mountpoint: str  # as the engine's host sees it
+    data_volume: str = ""
+    data_mountpoint: str = ""  # "": there is no such volume
 
 
 def container_name(sandbox_id: SandboxId) -> str:
@@ -64,18 +67,25 @@ def seccomp_profile(arch: str) -> str:
     return json.dumps(json.loads(text), separators=(",", ":"))
 
 
-def mount(sandbox_id: SandboxId, machine: Machine) -> Options:
-    """The sandbox's own directory of the run volume, never the volume.
+def mount(volume: str, mountpoint: str, directory: str, target: str, api: tuple[int, int]) -> Options:
+    """One directory of a volume, never the volume.
 
     An engine below API 1.45 ignores Subpath without a word and would mount every sandbox's sockets; there it is a bind.
     Above, the volume is named, because Docker Desktop's host paths are not those that the engine reports.
     """
-    directory = f"{sandbox_id}/s"
-    if machine.api >= (1, 45):
+    if api >= (1, 45):
         options = {"NoCopy": True, "Subpath": directory}
-        return {"Type": "volume", "Source": machine.run_volume, "Target": RUN_APP, "VolumeOptions": options}
+        return {"Type": "volume", "Source": volume, "Target": target, "VolumeOptions": options}
     # No propagation is asked for: the source lies in the engine's own folder, where some engines refuse `rprivate`.
-    return {"Type": "bind", "Source": f"{machine.run_mountpoint}/{directory}", "Target": RUN_APP}
+    return {"Type": "bind", "Source": f"{mountpoint}/{directory}", "Target": target}
+
+
+def _mounts(spec: SandboxSpec, machine: Machine) -> list[Options]:
+    """Its own directory with the sockets, and what its user keeps if the app has that."""
+    run = mount(machine.run_volume, machine.run_mountpoint, f"{spec.sandbox_id}/s", RUN_APP, machine.api)
+    if not spec.data:
+        return [run]
+    return [run, mount(machine.data_volume, machine.data_mountpoint, f"{spec.data}/d", DATA, machine.api)]
 
 
 def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: Machine, seccomp: str) -> Options:
@@ -86,7 +96,7 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
     owner = f"uid={spec.uid},gid={spec.uid}"
     host: Options = {
         "NetworkMode": spec.network or "none",
-        "Mounts": [mount(spec.sandbox_id, machine)],
+        "Mounts": _mounts(spec, machine),
         "Runtime": spec.runtime,
         # The wall.
         "CapDrop": ["ALL"],
@@ -112,6 +122,9 @@ def create_options(spec: SandboxSpec, *, instance: str, image: Image, machine: M
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "64k", "max-file": "1"}},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
     }
+    if spec.data:  # no file of it gets larger than all of it may be, between two measurements
+        most = max(spec.data_bytes, spec.tmp_bytes, spec.app_bytes)
+        host["Ulimits"] += [{"Name": "fsize", "Soft": most, "Hard": most}]
     if machine.limits_swap:
         host["MemorySwap"] = spec.memory_bytes
     return {
@@ -164,8 +177,9 @@ def differences(asked: Options, made: Options) -> list[str]:
         found.append("Labels")
     found += differing(asked["HostConfig"], host)
     found += [option for option in NEVER_SET if host.get(option)]
-    if [point["Destination"] for point in made["Mounts"]] != [RUN_APP]:
-        found.append("Mounts (one only)")  # a VOLUME of the image's would be a second
+    targets = sorted(each["Target"] for each in asked["HostConfig"]["Mounts"])
+    if sorted(point["Destination"] for point in made["Mounts"]) != targets:
+        found.append("Mounts (no other)")  # a VOLUME of the image's would be one
     return found
 
 

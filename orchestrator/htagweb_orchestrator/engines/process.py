@@ -64,6 +64,8 @@ class ProcessEngine:
         return f"process (Python {platform.python_version()}, {sys.platform})"
 
     async def start(self, spec: SandboxSpec, *, on_step: Callable[[Step], None]) -> None:
+        if spec.data:
+            raise EngineUnavailable("an app with the key data needs containers: no process has a /data of its own")
         on_step(Step.CREATING)
         loop = asyncio.get_running_loop()
         spawning = loop.run_in_executor(None, self._spawn, spec)
