@@ -64,6 +64,7 @@ def every_page(pages: Pages) -> list[Response]:
         pages.catalogue([], platform=Platform(), sign_in="/-/login?next=%2F"),
         pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30", insecure=True),
         pages.link(EVIL, "/evil/" + EVIL),
+        pages.logout(ANN),
         pages.admin([ROW], [{"name": EVIL, "title": EVIL, "version": "", "problem": EVIL}], [USER], [ENTRY], most=5),
         pages.logs(EVIL, EVIL),
         pages.logs("c0ffee", ""),

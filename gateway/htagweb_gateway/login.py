@@ -50,6 +50,11 @@ class Login:
         match path, request.method:
             case "/-/login", "GET" | "HEAD":
                 return await self._offer(request, edge)
+            case "/-/logout", "GET" | "HEAD":
+                visitor = self._gateway.identify(dict(request.scope), edge)
+                if visitor is None or visitor.sign_in is None or visitor.sign_in.method == "header":
+                    return RedirectResponse("/", 303, headers=_NO_STORE)
+                return pages.logout(visitor.sign_in.person)
             case "/-/login/callback", "GET":
                 return await self._returned(request, edge, visitors)
             case "/-/login" | "/-/logout", "POST":

@@ -188,6 +188,10 @@ class Pages:
             "login.html", status, headers, target=local(target), name=name, error=error, insecure=insecure
         )
 
+    def logout(self, person: Person) -> Response:
+        """Who is signed in, and the buttons to end that."""
+        return self._page("logout.html", 200, person=person)
+
     def link(self, token: str, target: str) -> Response:
         """An operator's one-time link was opened; a click uses it."""
         return self._page("link.html", 200, {"X-Htagweb": "sign-in"}, token=token, target=local(target))

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -74,11 +75,11 @@ async def _events(request: Request) -> Response:
     return StreamingResponse(stream(), media_type="text/event-stream")
 
 
-async def _talk(socket: WebSocket) -> None:
-    await socket.accept()
+async def _talk(websocket: WebSocket) -> None:
+    await websocket.accept()
     try:
         while True:
-            await socket.send_text(await socket.receive_text())
+            await websocket.send_text(await websocket.receive_text())
     except WebSocketDisconnect:
         pass
 
@@ -150,6 +151,13 @@ class Person(Visitor):
             ping_interval=None,
             proxy=None,
         )
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def place(answer: Answer) -> str:

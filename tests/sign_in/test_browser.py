@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-from tests.sign_in.stage import PASSWORD, Stage
+from tests.sign_in.stage import PASSWORD, Stage, free_port
 
 PHONE = {"width": 375, "height": 720}
 
@@ -26,11 +26,15 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture
-async def context(browser: Browser, stage: Stage) -> AsyncIterator[BrowserContext]:
-    url = f"http://localhost:{stage.server.port}"
+async def arrive(browser: Browser, url: str) -> BrowserContext:
     context = await browser.new_context(base_url=url, viewport=PHONE, color_scheme="dark")  # type: ignore[arg-type]
     context.set_default_timeout(15_000)
+    return context
+
+
+@pytest.fixture
+async def context(browser: Browser, stage: Stage) -> AsyncIterator[BrowserContext]:
+    context = await arrive(browser, f"http://localhost:{stage.server.port}")
     yield context
     await context.close()
 
@@ -105,3 +109,74 @@ async def test_an_operator_ends_a_sandbox_on_the_page(context: BrowserContext, s
     await page.set_viewport_size({"width": 1100, "height": 800})
     await page.emulate_media(color_scheme="light")
     await page.screenshot(path=shots / "admin-wide.png")
+
+
+# What a hostile app's page tries from its own host, as whoever opened it.
+ATTEMPTS = """async (portal) => {
+  const other = location.origin.replace("hello.", "clock.");
+  const outcome = {};
+  const attempt = async (name, work) => {
+    try { outcome[name] = await work(); } catch (problem) { outcome[name] = problem.name; }
+  };
+  const reading = { credentials: "include" }, blind = { credentials: "include", mode: "no-cors" };
+  const form = { method: "POST", body: new URLSearchParams({ app: "clock", everywhere: "1" }), ...blind };
+  await attempt("read the catalogue", async () => (await fetch(`${portal}/`, reading)).status);
+  await attempt("read the operators' page", async () => (await fetch(`${portal}/-/admin`, reading)).status);
+  await attempt("read another app", async () => (await fetch(`${other}/x`, reading)).status);
+  await attempt("sign out", async () => (await fetch(`${portal}/-/logout`, form)).type);
+  await attempt("stop another app", async () => (await fetch(`${other}/-/stop`, form)).type);
+  await attempt("talk to another app", () => new Promise((done) => {
+    const socket = new WebSocket(`${other.replace("http", "ws")}/ws`);
+    socket.onopen = () => done("open");
+    socket.onerror = () => done("refused");
+  }));
+  const framed = (url) => new Promise((done) => {
+    const frame = document.body.appendChild(document.createElement("iframe"));
+    frame.onload = () => { try { done(frame.contentDocument ? "read" : "unreadable"); } catch { done("unreadable"); } };
+    frame.src = url;
+  });
+  outcome["frame the catalogue"] = await framed(`${portal}/`);
+  outcome["frame another app"] = await framed(`${other}/`);
+  outcome["cookies"] = document.cookie;
+  return outcome;
+}"""
+
+
+async def test_57_an_app_at_a_host_of_its_own_reaches_neither_another_nor_the_portal(
+    browser: Browser, closed_stage: Stage
+) -> None:
+    stage = closed_stage
+    stage.port = free_port()
+    portal = f"http://portal.localhost:{stage.port}"
+    await stage.open(public_url=portal, apps_domain="apps.localhost")
+    context = await arrive(browser, portal)
+    page = await context.new_page()
+    await page.goto("/-/login?next=/clock/")
+    await sign_in(page, "root")
+    await expect(page.locator("#said")).to_have_text("connected")
+    assert page.url == f"http://clock.apps.localhost:{stage.port}/"
+
+    evil = await context.new_page()
+    blocked: list[str] = []
+    evil.on("console", lambda message: blocked.append(message.text))
+    await evil.goto("/hello/")
+    await expect(evil.locator("#said")).to_have_text("connected")
+    assert evil.url == f"http://hello.apps.localhost:{stage.port}/"
+    outcome = await evil.evaluate(ATTEMPTS, portal)
+    assert outcome == {
+        "read the catalogue": "TypeError",
+        "read the operators' page": "TypeError",
+        "read another app": "TypeError",
+        "sign out": "opaque",  # that is all it sees, whatever comes of it
+        "stop another app": "opaque",
+        "talk to another app": "refused",
+        "frame the catalogue": "unreadable",
+        "frame another app": "unreadable",
+        "cookies": "",
+    }
+    assert sum("frame-ancestors" in text or "frame" in text.lower() for text in blocked) >= 2, blocked
+    assert {sandbox.lease.app for sandbox in stage.plane.sandboxes()} == {"hello", "clock"}
+    assert [known.person.id for known in stage.plane.sign_ins.all()] == ["root"]
+    await page.evaluate("socket.send('still here')")
+    await expect(page.locator("#said")).to_have_text("still here")
+    await context.close()

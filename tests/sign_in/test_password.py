@@ -191,6 +191,16 @@ async def test_nobody_is_offered_what_is_not_configured(closed_stage: Stage) -> 
     assert (await anybody.sign_in()).status == 403
 
 
+async def test_a_page_has_the_buttons_where_no_catalogue_does(closed_stage: Stage) -> None:
+    await closed_stage.open(home="hello")
+    ann = await closed_stage.person()
+    page = await ann.page("/-/logout")
+    assert b"As Ann, ann@example.org." in page.body
+    assert b'name="everywhere"' in page.body
+    await ann.form("/-/logout")
+    assert place(await ann.page("/-/logout")) == "/"
+
+
 async def test_a_form_that_is_too_long_is_refused(stage: Stage) -> None:
     assert (await stage.visitor().form("/-/login", name="x" * 20_000)).status == 413
 

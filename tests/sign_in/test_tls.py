@@ -17,16 +17,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.orchestrator.stage import eventually
-from tests.sign_in.stage import PAGE, PASSWORD, Stage
+from tests.sign_in.stage import PAGE, PASSWORD, Stage, free_port
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Caddy:
