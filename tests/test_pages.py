@@ -141,6 +141,23 @@ def test_an_operators_problem_is_shown_to_developers_only(pages: Pages) -> None:
         assert ("line 3" in text(refused)) is dev
 
 
+def test_an_app_that_is_being_prepared_is_no_link_and_one_with_a_version_is(pages: Pages) -> None:
+    coming = AppCard(name=AppName("soon"), title="Soon", preparing=True)
+    served = AppCard(name=AppName("better"), title="Better", preparing=True, version="1")
+    behind = AppCard(name=AppName("behind"), title="Behind", problem="the new one is broken", version="1")
+    page = pages.catalogue([(coming, None), (served, None), (behind, None)], platform=Platform())
+    body = bytes(page.body).decode()
+    assert text(page).count("Being prepared") == 1
+    assert "Out of order" not in text(page)
+    assert [f'href="/{name}/"' in body for name in ("soon", "better", "behind")] == [False, True, True]
+
+
+def test_a_page_for_an_app_that_is_being_prepared_comes_back_by_itself(pages: Pages) -> None:
+    page = pages.refused(errors.AppPreparing("It is being prepared."), target="/soon/?a=1")
+    assert '<meta http-equiv="refresh" content="5; url=/soon/?a=1">' in bytes(page.body).decode()
+    assert "refresh" not in bytes(pages.refused(errors.AppBroken("Broken."), target="/").body).decode()
+
+
 def test_the_waiting_page_marks_the_present_step(pages: Pages) -> None:
     route = running(state=State.STARTING, step=Step.LOADING, started_ago_s=2.4, expected_s=4.0)
     page = pages.waiting(COUNTER, route, target="/counter/?a=1")
@@ -216,6 +233,7 @@ def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pa
         (errors.OrchestratorUnavailable("Nobody answers."), 503, "2"),
         (errors.StartFailed("It failed.", error_id="c0ffee123456"), 502, None),
         (errors.AppBroken("It is broken."), 503, None),
+        (errors.AppPreparing("It is being prepared."), 503, "5"),
     ],
 )
 def test_a_refusal_says_why_and_when_to_come_back(

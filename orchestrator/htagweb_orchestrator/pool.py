@@ -122,6 +122,11 @@ class WarmPool:
             self._loaded.pop((app.name, app.version), None)
         return chosen
 
+    @property
+    def filling(self) -> bool:
+        """Is anything being started for visitors to come?"""
+        return bool(self._boots)
+
     def may_warm(self, app: PublishedApp) -> bool:
         """Whether anything may be started for this app that nobody asked for."""
         return (self._most if app.warm_max is None else app.warm_max) > 0

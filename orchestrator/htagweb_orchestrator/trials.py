@@ -81,8 +81,9 @@ class Trials:
         return coming is not None and self._verdicts.forget(coming.tried)
 
     def _round(self) -> None:
-        if any(sandbox.state is State.STARTING and sandbox.lease.user for sandbox in self._registry):
-            return  # somebody waits
+        waits = any(sandbox.state is State.STARTING and sandbox.lease.user for sandbox in self._registry)
+        if waits or self._pool.filling:  # visitors first, those to come included
+            return
         for app in self._catalogue.untried():
             if len(self._under_way) >= (os.cpu_count() or 1) or not self._room(len(self._under_way) + 1):
                 return
