@@ -98,8 +98,9 @@ class Admin:
         """Accounts, and whoever else is signed in."""
         return self._rows(self._call("GET", "/v1/users"))
 
-    def add_user(self, account: Row) -> None:
-        self._call("POST", "/v1/users", account)
+    def add_user(self, account: Row) -> str:
+        """Returns what the operator should know of it, if anything."""
+        return str(self._json(self._call("POST", "/v1/users", account)).get("note", ""))
 
     def change_user(self, name: str, change: Row) -> None:
         self._call("PATCH", f"/v1/users/{quote(name, safe='')}", change)

@@ -117,7 +117,7 @@ def users_add(name: Name, groups: Groups = None, full_name: FullName = None, ema
     """Make an account. The password is asked for, or read from stdin's first line."""
     password = _password()
     with orchestrator() as admin:
-        admin.add_user(
+        note = admin.add_user(
             {
                 "name": name,
                 "password": password,
@@ -126,6 +126,8 @@ def users_add(name: Name, groups: Groups = None, full_name: FullName = None, ema
                 "groups": groups or [],
             }
         )
+    if note:
+        say(note)
 
 
 @users_app.command("set")

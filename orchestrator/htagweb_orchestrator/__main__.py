@@ -62,7 +62,7 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
     database = Database(state / "accounts.sqlite", SCHEMA, durable=True)
     accounts, passwords, tokens, audit = Accounts(database), Passwords(), Tokens(database), Audit(state)
     sign_ins = SignIns(database, life_s=settings.sign_in_life_s)
-    await sign_ins.load()
+    await sign_ins.load(settings.auth)
     await tokens.load()
     control = ControlPlane(
         engine=engine,
@@ -91,7 +91,13 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         audit=audit,
     )
     people = People(
-        control=control, accounts=accounts, sign_ins=sign_ins, passwords=passwords, tokens=tokens, audit=audit
+        auth=settings.auth,
+        control=control,
+        accounts=accounts,
+        sign_ins=sign_ins,
+        passwords=passwords,
+        tokens=tokens,
+        audit=audit,
     )
     operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output, audit=audit)
     stop = asyncio.Event()
@@ -108,7 +114,7 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         ),
     ]
     await control.open()
-    if (path := await people.first_link(settings.auth)) is not None:
+    if (path := await people.first_link()) is not None:
         link = f"{settings.own_url}{path}"
         log.warning("no operator yet: this link signs one in, once, within an hour", extra={"link": link})
     running = []

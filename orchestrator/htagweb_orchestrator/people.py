@@ -50,6 +50,7 @@ class People:
     def __init__(
         self,
         *,
+        auth: str,
         control: ControlPlane,
         accounts: Accounts,
         sign_ins: SignIns,
@@ -58,6 +59,7 @@ class People:
         audit: Audit,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
+        self._auth = auth
         self._control = control
         self._accounts = accounts
         self._sign_ins = sign_ins
@@ -93,7 +95,8 @@ class People:
             for ident, person in sorted(people.items())
         ]
 
-    async def add(self, new: NewAccount) -> None:
+    async def add(self, new: NewAccount) -> str:
+        """What the operator should know of it, if anything."""
         if NAME.fullmatch(new.name) is None or new.name.startswith(ANONYMOUS) or new.name == OPERATOR:
             raise BadRequest(
                 f"{new.name!r} can't be a name: small letters, digits and . _ @ + -, at most 64; "
@@ -109,6 +112,9 @@ class People:
         )
         if not await self._accounts.add(account):
             raise Taken(f"There is a user {new.name} already.")
+        if self._auth != "password":
+            return f'auth is "{self._auth}": nobody signs in by an account until it is "password".'
+        return ""
 
     async def change(self, name: str, change: AccountChange) -> None:
         _check(change.password, change.groups or ())
@@ -177,9 +183,9 @@ class People:
         """A path that signs an operator in, once."""
         return {"path": f"/-/login?token={await self._tokens.link()}"}
 
-    async def first_link(self, auth: str) -> str | None:
+    async def first_link(self) -> str | None:
         """Such a path, where no account is an operator's, and nobody else says who is."""
-        if auth not in ("anonymous", "password"):
+        if self._auth not in ("anonymous", "password"):
             return None
         if any(ADMIN in each.groups and not each.disabled for each in await self._accounts.all()):
             return None

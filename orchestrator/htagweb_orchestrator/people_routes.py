@@ -22,8 +22,7 @@ def people_routes(people: People) -> list[BaseRoute]:
     async def add(request: Request) -> Response:
         new = await read_body(request, NewAccount)
         request.state.about = new.name
-        await people.add(new)
-        return Response(status_code=204)
+        return json_answer({"note": await people.add(new)})
 
     async def change(request: Request) -> Response:
         await people.change(request.path_params["name"], await read_body(request, AccountChange))

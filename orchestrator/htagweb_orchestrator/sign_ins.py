@@ -15,6 +15,7 @@ from .database import Database
 from .model import Change, Person, SignedIn, SignedOut, SignIn, Struct, UserId, Welcome, sign_in_id
 
 ADMIN = "admin"  # the group whose members are operators
+LINK = "link"  # the method of who came by a one-time link, which is good with every `auth`
 OPERATOR = "operator"  # the id of whoever came by a one-time link; no account may have it
 MOST_PER_PERSON = 50  # browsers that one person is signed in with; one more ends the oldest
 
@@ -46,9 +47,13 @@ class SignIns:
         self._undeleted: set[str] = set()
         self.tell: Callable[[Change], None] = lambda change: None
 
-    async def load(self) -> None:
+    async def load(self, auth: str) -> None:
+        """Take over those of the last orchestrator; where people signed in another way then, they do so anew."""
         if self._database is None:
             return
+        await self._database.write(
+            lambda db: db.execute("DELETE FROM sign_in WHERE method NOT IN (?, ?)", (auth, LINK))
+        )
         rows = await self._database.read(
             lambda db: db.execute(
                 "SELECT id, person, method, expires, operator FROM sign_in ORDER BY expires"

@@ -16,7 +16,7 @@ from .control import ControlPlane
 from .errors import NotAnOperator, SessionStoreFailed, SignInLimited, SignInRefused
 from .model import ANONYMOUS, AppName, Person, UserId, Welcome, sign_in_id
 from .passwords import Failures, Passwords
-from .sign_ins import ADMIN, OPERATOR, SignIns
+from .sign_ins import ADMIN, LINK, OPERATOR, SignIns
 from .tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Visitors:
                 raise SignInRefused("This link is no longer good. A new one is made by: htagweb token link")
             self._failures.forgive("", address)
             operator = Person(id=UserId(OPERATOR), name="Operator", groups=(ADMIN,))
-            return await self._welcome(operator, "link", client, sid, visitor)
+            return await self._welcome(operator, LINK, client, sid, visitor)
         except sqlite3.Error as error:
             raise _store_failed(error) from error
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 
-import hypothesis
 import pytest
 
 from .scripted import warm
-
-# The same examples every time, and none is a failure for having met a busy machine.
-hypothesis.settings.register_profile("calm", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("calm")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
 try:

@@ -139,6 +139,7 @@ class Plane(ControlPlane):
     clock: Clock
     engine: FakeEngine
     operators: Operators
+    auth: str
     sign_ins: SignIns
     accounts: Accounts
     visitors: Visitors
@@ -257,7 +258,9 @@ class Stage:
         )
         plane.sign_ins, plane.accounts, plane.audit = signed_in, Accounts(people), audit
         plane.tokens = Tokens(people, wall_s=self.clock)
+        plane.auth = settings.auth
         plane.people = People(
+            auth=settings.auth,
             control=plane,
             accounts=plane.accounts,
             sign_ins=signed_in,
@@ -282,7 +285,7 @@ class Stage:
 
     async def open(self, **values: Any) -> Plane:
         plane = self.plane(**values)
-        await plane.sign_ins.load()
+        await plane.sign_ins.load(plane.auth)
         await plane.tokens.load()
         await plane.open()
         return plane

@@ -190,12 +190,26 @@ async def test_a_link_signs_an_operator_in_once(stage: Stage, plane: Plane, htag
 
 
 async def test_the_first_start_offers_a_link_until_there_is_an_operator(plane: Plane, htagweb: Command) -> None:
-    assert await plane.people.first_link("oidc") is None  # there the provider says who is in which group
-    assert await plane.people.first_link("anonymous")
+    assert await plane.people.first_link()
     await htagweb("users", "add", "ann", "--group", "admin", typed=FIRST)
-    assert await plane.people.first_link("password") is None
+    assert await plane.people.first_link() is None
     await htagweb("users", "disable", "ann")
-    assert await plane.people.first_link("password")
+    assert await plane.people.first_link()
+
+
+async def test_where_a_provider_says_who_is_an_operator_no_link_is_offered(stage: Stage) -> None:
+    assert await (await stage.open(auth="oidc")).people.first_link() is None
+    anonymous = await stage.open()
+    assert await anonymous.people.first_link()
+    assert "nobody signs in by an account" in await anonymous.people.add(NewAccount(name="ann", password=FIRST))
+
+
+async def test_who_signed_in_another_way_does_so_anew(stage: Stage, plane: Plane) -> None:
+    await plane.people.add(NewAccount(name="ann", password=FIRST))
+    welcome = await plane.visitors.sign_in("ann", FIRST)
+    link = await plane.visitors.redeem((await plane.people.link())["path"].partition("=")[2])
+    again = await stage.open(auth="oidc")
+    assert [each.id for each in again.sign_ins.all()] == [link.sign_in.id] != [welcome.sign_in.id]
 
 
 async def test_the_audit_log_says_who_did_what(stage: Stage, plane: Plane, htagweb: Command) -> None:
@@ -214,7 +228,7 @@ async def test_the_audit_log_says_who_did_what(stage: Stage, plane: Plane, htagw
         await plane.visitors.operator("guess", "192.0.2.9")
     told = [{key: value for key, value in row.items() if key != "at"} for row in await rows(htagweb, "audit")]
     assert told == [
-        {"event": "operated", "who": "command", "call": "POST /v1/users", "about": "ann", "status": 204},
+        {"event": "operated", "who": "command", "call": "POST /v1/users", "about": "ann", "status": 200},
         {"event": "sign-in-refused", "who": "ann", "why": "wrong", "client": "192.0.2.7"},
         {"event": "sign-in-refused", "who": "", "why": "wrong", "client": "192.0.2.7"},
         {"event": "signed-in", "who": "ann", "method": "password", "client": "192.0.2.7"},
