@@ -95,7 +95,10 @@ async def test_the_next_requests_wait_for_their_turn() -> None:
         wire = await server.connect()
         await wire.send(get())
         await eventually(lambda: app.errands == 1)
-        await wire.send(get() + get())
+        (connection,) = server.state.connections
+        await wire.send(get())
+        await eventually(lambda: len(connection.pipeline) == 1)  # type: ignore[union-attr]
+        await wire.send(get())
         free.set()
         assert [(await wire.response()).body for _ in range(3)] == [b"1", b"2", b"3"]
         assert (app.errands, len(sandbox.wires)) == (1, 1)

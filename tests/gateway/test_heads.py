@@ -121,6 +121,8 @@ requests = st.builds(
 @example([get(), get(), POST + b"hello", get()])
 @example([POST + b"he", b"llo", get()])
 @example([POST + b"hello" + get()[:10], get()[10:]])
+@example([b"GET /app/y HTTP/1.1\r\nX: ", get()])  # the second is a field's value
+@example([POST + b"hello" + b"GET /app/y HTTP/1.1\r\nX: ", get()])
 @example([POST[:-2], b"\r\nhello", get()])
 def test_a_known_head_is_what_the_parser_makes_of_it(pieces: list[bytes]) -> None:
     """Cut within the first line, a request is not known, and the parser of its connection reads it."""

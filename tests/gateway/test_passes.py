@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -270,3 +272,23 @@ async def test_no_more_is_remembered_than_a_limit(monkeypatch: pytest.MonkeyPatc
                 await at.ask(at.post(ALICE, CLOCK, b"X: %d" % number, b"Origin: http://test"))
         assert len(at.app._passes._passes) == 3
         assert not (await at.ask(at.post(ALICE, CLOCK, b"X: 9", b"Origin: http://test")))[2]
+
+
+async def test_a_request_that_passes_takes_few_steps() -> None:
+    """A figure that no busy machine changes: how many functions of the gateway are called for one."""
+    async with site() as at:
+        for _ in range(3):
+            await at.ask(at.post())
+        called: list[str] = []
+
+        def note(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and "htagweb_gateway" in frame.f_code.co_filename:
+                called.append(frame.f_code.co_name)
+
+        sys.setprofile(note)
+        try:
+            assert not (await at.ask(at.post()))[2]
+        finally:
+            sys.setprofile(None)
+        assert "data_received" in called
+        assert len(called) <= 50, called

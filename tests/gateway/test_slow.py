@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
+import socket
+from pathlib import Path
 
 import pytest
 
 from htagweb_gateway import protocol
 from htagweb_gateway.protocol import FrontProtocol
+from htagweb_orchestrator.model import UnixAddress
 
-from .scripted import HELLO, OK, Script, Server, Wire, answering, both_paths, eventually, gateway, get, path_to
+from .scripted import HELLO, OK, Front, Script, Server, Wire, answering, both_paths, eventually, gateway, get, path_to
 
 BOTH_LOOPS = True
 PIECE = b"x" * 65536
@@ -153,6 +159,35 @@ async def test_slow_sides_get_everything_in_the_end() -> None:
             received += await wire.some()
             await asyncio.sleep(0)
         assert received == body
+
+
+async def test_an_upload_stays_in_order_however_the_sandbox_reads(tmp_path: Path) -> None:
+    """What both sides do falls into the same turns of the event loop: pieces of all kinds, into a socket that is full,
+    and empty at the next moment."""
+    body = b"".join(number.to_bytes(4, "big") for number in range(1 << 20))
+    chance, loop, path = random.Random(1), asyncio.get_running_loop(), str(tmp_path / "app.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    listener.setblocking(False)
+    async with gateway(Front(UnixAddress(path=path, uid=os.getuid()))) as server, asyncio.timeout(20):
+        visitor = await server.socket()
+        await loop.sock_sendall(visitor, get(b"/app/", b"Content-Length: %d" % len(body), method=b"POST"))
+        sandbox, _ = await loop.sock_accept(listener)
+        sandbox.setblocking(False)
+        received, sent = bytearray(), 0
+        while not received.endswith(body[-4:]) or sent < len(body):
+            with contextlib.suppress(BlockingIOError):
+                if chance.random() < 0.2:
+                    while True:
+                        received += sandbox.recv(1 << 20)
+            with contextlib.suppress(BlockingIOError):
+                sent += visitor.send(body[sent : sent + chance.randrange(1, 60_000)])
+            await asyncio.sleep(0)
+        assert received.partition(b"\r\n\r\n")[2] == body
+        sandbox.close()
+        visitor.close()
+    listener.close()
 
 
 @pytest.mark.parametrize("start", [b"", b"G", b"GET /app/ HTTP/1.1\r\nHost: test\r\nX: "])
