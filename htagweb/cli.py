@@ -47,6 +47,18 @@ SandboxPrefix = Annotated[
 ]
 
 
+@app.command()
+def serve(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="A folder of apps, or one app as module:Class.")] = ".",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the apps that you are writing, without Docker: each in a process of its own, but no wall around it."""
+    from .__main__ import serve  # the operators' verbs need none of it
+
+    raise typer.Exit(serve(what, host, port))
+
+
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """The sandboxes, and why each is still there."""

@@ -65,6 +65,10 @@ class Pages:
             return Response(None, 304, headers)
         return Response(body, 200, headers, media_type=media_type)
 
+    def own(self, template: str, status: int, **values: Any) -> Response:
+        """A page that an embedded server shows of itself."""
+        return self._page(template, status, **values)
+
     def catalogue(
         self,
         entries: Sequence[tuple[AppCard, Route | None]],

@@ -204,6 +204,8 @@ class PlatformSite:
             "left_s": round(max(0.0, route.left_s), 1) if route and route.left_s is not None else None,
             "left_why": route.left_why if route else None,
             "outdated": route is not None and route.outdated,
+            # Who is writing the app sees what he wrote.
+            "reload": self._gateway.routes.platform.embedded and route is not None and route.ending is Ending.UPDATED,
             "warn_s": min(120.0, route.idle_timeout_s / 4) if route else 120.0,
             "ending": route.ending if route else None,
             "title": words.title if ended else "",

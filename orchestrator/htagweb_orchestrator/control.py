@@ -735,7 +735,11 @@ class ControlPlane:
             self._catalogue.keep({sandbox.lease.version for sandbox in self._registry})
             self._hub.publish(AppsChanged(apps=self._catalogue.cards()))
             for sandbox in self._registry.all_live():
-                if sandbox.state is State.READY and self.outdated(sandbox):
+                if sandbox.state is not State.READY or not self.outdated(sandbox):
+                    continue
+                if self._renews and self._settings.dev:  # who is writing the app sees it at once
+                    self._endings.end(sandbox, Ending.UPDATED)
+                else:
                     self._publish(sandbox)
 
     async def _expire(self) -> None:

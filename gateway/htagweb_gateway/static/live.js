@@ -40,6 +40,7 @@
 
   function heed(status) {
     clearTimeout(poll);
+    if (status?.reload) return location.reload();
     if (status && signedIn && !status.signed_in) return signedOut(); // in another tab, or by an operator
     signedIn ||= Boolean(status?.signed_in);
     // A gateway that has just come up may not know of us yet; one that says so twice is believed.
