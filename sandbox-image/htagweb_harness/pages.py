@@ -28,7 +28,7 @@ def error_page(app: str, text: str, traceback: str = "", base: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         '<link rel="stylesheet" href="/-/style.css"></head>'
-        '<body><main role="alert"><h1>Something went wrong in this app</h1>'
+        "<body><main><h1>Something went wrong in this app</h1>"
         f'<p class="lead">{html.escape(text)}</p>{detail}'
         f'<p><a class="button" href="{"" if base else "./"}">Try again</a></p></main></body></html>'
     )

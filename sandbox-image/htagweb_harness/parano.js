@@ -409,16 +409,16 @@
 
   function tell(title, text, again) {
     clearTimeout(slow);
-    const main = document.querySelector("main");
-    const put = (tag, facts) => main.append(Object.assign(document.createElement(tag), facts));
-    main.setAttribute("role", "alert");
-    main.replaceChildren();
+    const place = document.querySelector("main > div");
+    const put = (tag, facts) => place.append(Object.assign(document.createElement(tag), facts));
+    place.setAttribute("role", "alert");
+    place.replaceChildren();
     put("h1", { textContent: title });
     put("p", { textContent: text, className: "lead" });
     if (again) put("button", { textContent: "Try again", onclick: () => location.reload() });
   }
 
-  const slow = setTimeout(() => document.querySelector("main").append("Opening…"), SLOW_MS);
+  const slow = setTimeout(() => document.querySelector("main > div").append("Opening…"), SLOW_MS);
   try {
     if (!window.isSecureContext || !window.crypto?.subtle) {
       return tell("This app needs a secure address", "Everything between your browser and this app is to be encrypted, and browsers "

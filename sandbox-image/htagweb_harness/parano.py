@@ -36,7 +36,7 @@ PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="stylesheet" href="/-/style.css"><link rel="icon" href="data:,"></head>
-<body><main role="status"><noscript><h1>This app needs JavaScript</h1>
+<body><main><div role="status"></div><noscript><h1>This app needs JavaScript</h1>
 <p class="lead">Everything between your browser and this app is encrypted, and a script has to do that. Allow scripts
 here and load the page again; nothing was sent in the clear.</p></noscript></main>
 <script data-base="{base}">{script}</script></body></html>

@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext
+from importlib import resources
 
 import pytest
 from playwright.async_api import Browser, Page, Route, WebSocketRoute, async_playwright, expect
@@ -53,6 +54,7 @@ class App(Tag.App):
     def said_so(self, event):
         self.said.value = "{ANSWERED} " + event.value[::-1]
 """
+AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 BOTH = pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
 EITHER_WAY = pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
 
@@ -338,6 +340,8 @@ async def test_over_plain_http_the_page_says_so_and_sends_nothing(boot: Boot, wa
     await expect(page.get_by_role("alert")).to_contain_text("needs a secure address")
     assert b"POST" not in bytes(way.wire).partition(b"\r\n\r\n")[0]
     assert way.wire.count(b"HTTP/1.1\r\n") == 1
+    await page.evaluate(AXE)
+    assert await page.evaluate("axe.run().then((found) => found.violations.map((each) => each.id))") == []
 
 
 async def test_without_scripts_the_page_says_so(boot: Boot, ways: AsyncExitStack, browser: Browser) -> None:
