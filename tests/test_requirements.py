@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from htagweb_orchestrator.brings import Brings
-from htagweb_orchestrator.requirements import MAX_REQUIREMENTS, BadRequirement, Needs, needs_of, pinned_generation
+from htagweb_orchestrator.requirements import (
+    MAX_BYTES,
+    MAX_REQUIREMENTS,
+    BadRequirement,
+    Needs,
+    needs_of,
+    pinned_generation,
+)
 from htagweb_orchestrator.wheels import Wheels
 from tests.wheels import wheel
 
@@ -112,7 +119,19 @@ def test_metadata_that_cant_be_read_is_no_metadata_to_be_left_out(source: str, l
 
 def test_a_set_without_end_is_refused() -> None:
     many = "".join(f"p{n}\n" for n in range(MAX_REQUIREMENTS + 1))
-    assert refusal(requirements_txt=many)[2].startswith("101 requirements; at most 100")
+    assert refusal(requirements_txt=many) == ("requirements.txt", MAX_REQUIREMENTS + 1, "more than 200 requirements")
+    assert refusal(requirements_txt="#" * (MAX_BYTES + 1))[2].startswith("a file of more than 1024k")
+
+
+def test_a_comment_made_to_be_looked_through_for_ever_is_not() -> None:
+    assert needs("# /// script\n" * 40_000) == Needs()
+
+
+def test_a_block_ends_with_its_comment() -> None:
+    assert needs("# /// script\n# dependencies = ['tiny']\n#no\n# ///\n" + HELLO) == Needs()
+    assert needs("# /// script\n# ///\n" + HELLO) == Needs()
+    assert needs("# /// script\n#\n# dependencies = ['tiny']\n# ///\n# more\n" + HELLO).lines == ("tiny",)
+    assert needs(script("dependencies = ['tiny']").replace("\n", "\r\n")).lines == ("tiny",)
 
 
 def test_dependencies_that_only_a_build_knows_are_refused() -> None:

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from htagweb_orchestrator.access import allows
 from htagweb_orchestrator.api import Orchestrator, SessionVerbs
-from htagweb_orchestrator.errors import AppNotFound, OrchestratorError, UserLimitReached
+from htagweb_orchestrator.errors import AppNotFound, AppPreparing, OrchestratorError, UserLimitReached
 from htagweb_orchestrator.model import (
     AppCard,
     AppName,
@@ -155,6 +155,8 @@ class Gateway:
                 if await self._relay_http(scope, receive, send, route, card, forward, visitor):
                     return None
                 route = await self._miss(visitor.user, name, route)
+            if not wants_page and route is None and card.preparing and not card.version:
+                return problem_of_error(AppPreparing(f"{card.title} is being prepared.", app=name))
             if not wants_page:
                 return problem_of_route(name, route, edge.base(name))
             if route is not None and route.state is State.ENDED and route.ending is not Ending.VISITOR:

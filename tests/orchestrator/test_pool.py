@@ -65,6 +65,17 @@ async def test_an_app_may_want_more_of_them_or_none(stage: Stage) -> None:
     assert not [s for s in plane.sandboxes() if s.lease.limits.pids == 88 and not s.lease.user]
 
 
+async def test_apps_on_the_same_image_share_blanks_and_others_have_none_of_them(stage: Stage) -> None:
+    for app in (HELLO, CLOCK):
+        stage.apps[app] = AppSettings(image="ours:1")
+    plane = await stage.open(warm_min=1, warm_max=4)
+    await plane.until_ready(ALICE, HELLO)
+    await eventually(lambda: [s for s in plane.sandboxes() if s.state is State.WARM and s.lease.image == "ours:1"])
+    blanks = {s.id for s in plane.sandboxes() if s.lease.image == "ours:1" and not s.lease.user and not s.lease.app}
+    assert (await plane.until_ready(BOB, AppName("todo"))).sandbox not in blanks
+    assert (await plane.until_ready(BOB, CLOCK)).sandbox in blanks
+
+
 async def test_each_is_used_once_by_one_user(stage: Stage) -> None:
     plane = await filled(stage)
     used = [(await plane.until_ready(UserId(f"visitor-{n}"), HELLO)).sandbox for n in range(6)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from htagweb_orchestrator.model import Ending
@@ -63,6 +65,9 @@ async def test_a_failed_build_keeps_the_last_good_version_and_is_tried_again_whe
     preparing = await waiting.open("demo")
     assert (preparing.status, preparing.header(b"retry-after")) == (503, b"5")
     assert b"is being prepared" in preparing.body
+    program = await waiting.get("/demo/")
+    assert (program.status, json.loads(program.body)["reason"]) == (503, "preparing")
+    assert program.header(b"retry-after") == b"5"
     assert "tiny 1.0" in await stage.shows("demo", waiting)
     stage.publish("demo.py", app("tiny==2.0", says="'tiny ' + tiny.VERSION", imports="import tiny"))
     await stage.settled("demo", "failed")
