@@ -778,7 +778,7 @@ class ControlPlane:
 
     async def hand_over(self, visitor: UserId, person: Person) -> None:
         """What this anonymous visitor has becomes the person's, save what the person has of his own already. Raises
-        SessionStoreFailed."""
+        SessionStoreFailed, or OSError where what his apps keep can't be handed over."""
         followed = []
         for sandbox in self._registry.of_user(visitor):
             if sandbox.state is State.READY and self._may_have(person, sandbox.lease.app):
@@ -793,9 +793,11 @@ class ControlPlane:
             else:
                 self._endings.end(sandbox, Ending.VISITOR, "its visitor has signed in")
         # No await before this: what the sandboxes store from now on comes after it, into the person's record.
-        records = await self._sessions.hand_over(visitor, person.id)
-        if self._kept is not None:
-            await self._kept.hand_over(visitor, person.id)
+        try:
+            records = await self._sessions.hand_over(visitor, person.id)
+        finally:  # a sandbox that has followed has it mounted, whatever became of the session
+            if self._kept is not None:
+                await self._kept.hand_over(visitor, person.id)
         for sandbox in followed:
             key = self._settings.session_key(person.id, sandbox.lease.app)
             had, has = records.get(key.app, ({}, {}))
@@ -806,6 +808,7 @@ class ControlPlane:
         return (
             allows(self._catalogue.access_of(app), person)
             and self._registry.live((person.id, app)) is None
+            and not (self._kept is not None and self._kept.has(person.id, app))  # it has the visitor's mounted
             and len(self._registry.of_user(person.id)) < self._settings.max_per_user
         )
 

@@ -96,6 +96,9 @@ class DataFolders:
                             found[key] = about
         return found
 
+    def has(self, user: UserId, app: AppName) -> bool:
+        return (self._path / key_of(user, app)).exists()
+
     def remove(self, keys: Collection[str]) -> None:
         """Removing what is gone is a success. Raises OSError."""
         with _opened(self._path) as data:

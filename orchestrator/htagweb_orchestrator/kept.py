@@ -100,6 +100,10 @@ class Kept:
             for key, about in sorted(fitting.items(), key=lambda item: (item[1].user, item[1].app))
         ]
 
+    def has(self, user: UserId, app: AppName) -> bool:
+        """Does this app keep anything for this user?"""
+        return self._folders.has(user, app)
+
     async def hand_over(self, before: UserId, after: UserId) -> None:
         await asyncio.to_thread(self._folders.hand_over, before, after)
 

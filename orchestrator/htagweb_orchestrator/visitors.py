@@ -154,8 +154,11 @@ class Visitors:
         if self._take and visitor is not None and visitor.startswith(ANONYMOUS):
             try:
                 await self._control.hand_over(visitor, person)
-            except SessionStoreFailed as error:  # he is signed in; what was on record of the visitor stays behind
-                log.error("session not handed over: %s", error, extra={"person": person.id})
+            except (
+                SessionStoreFailed,
+                OSError,
+            ) as error:  # he is signed in; what was on record of the visitor stays behind
+                log.error("not handed over: %s", error, extra={"person": person.id})
         await self._control.introduce(person)
         self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)
         return welcome

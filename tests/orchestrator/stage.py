@@ -20,6 +20,7 @@ from htagweb_orchestrator.audit import Audit
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.clock import boot_id, boottime_s
 from htagweb_orchestrator.control import ControlPlane
+from htagweb_orchestrator.data import DataFolders
 from htagweb_orchestrator.database import Database
 from htagweb_orchestrator.engines.base import SandboxSpec
 from htagweb_orchestrator.model import (
@@ -207,6 +208,10 @@ class Stage:
         self.apps[app] = AppSettings(overrides=overrides)
 
     @property
+    def data(self) -> DataFolders:
+        return DataFolders(self.root / "data")
+
+    @property
     def run_directory(self) -> RunDirectory:
         return RunDirectory(self.root / "run", gateway_gid=10001)
 
@@ -250,6 +255,7 @@ class Stage:
             verdicts=verdicts,
             sign_ins=signed_in,
             audit=audit,
+            data=self.data,
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine

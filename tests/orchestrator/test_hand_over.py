@@ -115,3 +115,47 @@ async def test_a_sandbox_can_not_store_who_its_user_is(stage: Stage) -> None:
         assert error is not None
         assert "are the platform's" in error
     assert await plane.session(VISITOR, HELLO) == {}
+
+
+def keeps(stage: Stage) -> None:
+    """The app hello keeps a folder for each of its visitors."""
+    stage.limit(HELLO, data_bytes=10 * 1024**2)
+
+
+def kept(stage: Stage) -> set[tuple[str, str]]:
+    return {(about.user, about.app) for about in stage.data.all().values()}
+
+
+async def test_what_an_app_keeps_follows_with_the_sandbox_that_has_it(stage: Stage) -> None:
+    keeps(stage)
+    plane = await opened(stage)
+    route = await plane.until_ready(VISITOR, HELLO)
+    assert kept(stage) == {(VISITOR, HELLO)}
+    await plane.visitors.sign_in("ann", PASSWORD, visitor=VISITOR)
+    found = await plane.find(ANN, HELLO)
+    assert found is not None
+    assert found.sandbox == route.sandbox
+    assert kept(stage) == {(ANN, HELLO)}
+
+
+async def test_a_sandbox_with_a_visitors_folder_is_not_a_persons_who_has_one(stage: Stage) -> None:
+    """What the person did there would be kept where he never sees it again."""
+    keeps(stage)
+    plane = await opened(stage)
+    await plane.visitors.sign_in("ann", PASSWORD)
+    await plane.until_ready(ANN, HELLO)
+    await plane.release(ANN, HELLO, Ending.VISITOR)
+    await plane.until_ready(VISITOR, HELLO)
+    await plane.visitors.sign_in("ann", PASSWORD, visitor=VISITOR)
+    assert (await plane.until_ended(VISITOR, HELLO)).ending is Ending.VISITOR
+    assert kept(stage) == {(ANN, HELLO), (VISITOR, HELLO)}
+
+
+async def test_what_can_not_be_handed_over_keeps_nobody_from_signing_in(stage: Stage) -> None:
+    keeps(stage)
+    plane = await opened(stage)
+    await plane.until_ready(VISITOR, HELLO)
+    with stage.broken_store():
+        welcome = await plane.visitors.sign_in("ann", PASSWORD, visitor=VISITOR)
+    assert welcome.sign_in.person.id == ANN
+    assert kept(stage) == {(ANN, HELLO)}
