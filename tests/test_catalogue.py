@@ -177,6 +177,18 @@ def test_an_app_of_too_many_files_says_so(folder: Folder) -> None:
     assert folder.problem("shop").startswith(f"shop holds more than {MAX_FILES} files")
 
 
+def test_two_gigabytes_in_one_folder_are_told_without_being_read(folder: Folder) -> None:
+    folder.write("shop/app.py")
+    with (folder.apps / "shop" / "film.mp4").open("wb") as film:
+        film.truncate(2 << 30)  # without taking any room
+    assert folder.problem("shop") == "shop/film.mp4 has 2g, more than 16m in one file"
+    (folder.apps / "shop" / "film.mp4").unlink()
+    for number in range(140):
+        with (folder.apps / "shop" / f"part{number}").open("wb") as part:
+            part.truncate(15 << 20)
+    assert folder.problem("shop") == "shop has 2.1g of files, more than 16m (the key app_size)"
+
+
 def test_links_may_lead_to_files_of_the_folder_only(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "secret.py").write_text(HELLO)
     (folder.apps / "out.py").symlink_to("../secret.py")

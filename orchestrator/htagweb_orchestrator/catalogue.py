@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Protocol
 
 import msgspec
@@ -22,7 +23,7 @@ from .requirements import BadRequirement, Needs, pinned_generation
 from .secret_files import SecretFiles
 from .settings import AppLimits, AppSettings, Settings
 from .snapshots import SnapshotLost, Snapshots
-from .source import NotAnApp, examine
+from .source import Examined, NotAnApp, examine
 from .verdicts import Verdicts
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ class Catalogue:
         self._cards: tuple[AppCard, ...] = ()
         self._kept: frozenset[str] = frozenset()
         self._lost: set[str] = set()
+        self._limits: dict[str, AppLimits] = {}
+        self._examined: dict[str, tuple[bytes, Examined]] = {}
         self._warnings: tuple[str, ...] = ()
 
     def scan(self) -> bool:
@@ -130,7 +133,7 @@ class Catalogue:
         try:
             found = discovery.find(
                 self._settings.apps_dir,
-                lambda name: self._settings.limits(name).app_bytes,
+                lambda name: self._limits_of(name).app_bytes,
                 lambda name: self._settings.app(name).icon,
             )
         except OSError as error:
@@ -138,6 +141,7 @@ class Catalogue:
             self._warn((f"the folder with the apps can't be read: {self._settings.apps_dir}: {error.strerror}",))
             return False
         entries = {app.name: entry for app in found if (entry := self._looked_at(app)) is not None}
+        self._examined = {name: known for name, known in self._examined.items() if name in entries}
         self._images.settle()
         remarks = (f"{name}: {remark}" for name, entry in entries.items() for remark in entry.remarks)
         self._warn((*self.problems, *unknown_apps(self._settings, entries), *remarks))
@@ -153,7 +157,7 @@ class Catalogue:
         after = self._config.look(before) if self._config else None
         if after is None:
             return
-        self._settings = after
+        self._settings, self._limits = after, {}
         for name, entry in self._entries.items():
             if (before.app(name), before.limits(name)) != (after.app(name), after.limits(name)):
                 self._entries[name] = replace(entry, again=True)
@@ -307,7 +311,7 @@ class Catalogue:
             raise Unreadable(app.problem)
         said = self._settings.app(app.name)
         files = discovery.read(app)
-        source = examine(files, app.main, said.entry)
+        source = self._examine(app, files, said.entry)
         if said.parano and not source.generation:
             raise Unreadable(f"{app.name} can't have parano, which is for apps of htag")
         given = self._secrets.digest(said.env, said.secrets)
@@ -322,7 +326,7 @@ class Catalogue:
             entry=source.entry,
             version=version,
             image=self._settings.sandbox_image,
-            limits=self._settings.limits(app.name),
+            limits=self._limits_of(app.name),
             http_only=said.http_only,
             parano=said.parano,
             env=said.env,
@@ -335,6 +339,22 @@ class Catalogue:
         again = abs(self._wall_ns() - youngest_ns) < UNSETTLED_NS
         return _Entry(app, None, again=again, secrets=secrets, coming=published, needs=source.needs)
 
+    def _examine(self, app: Found, files: Mapping[str, bytes], wanted: str) -> Examined:
+        """What the source says, looked at once: a changed configuration looks at every app again. Raises NotAnApp."""
+        digest = sha256(repr((app.main, wanted)).encode())
+        for path, content in sorted(files.items()):
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
+        known = self._examined.get(app.name)
+        if known is None or known[0] != digest.digest():
+            known = self._examined[app.name] = digest.digest(), examine(files, app.main, wanted)
+        return known[1]
+
+    def _limits_of(self, name: str) -> AppLimits:
+        found = self._limits.get(name)
+        if found is None:
+            found = self._limits[name] = self._settings.limits(name)
+        return found
+
     def _card(self, name: str, entry: _Entry) -> AppCard:
         published = entry.published or entry.coming
         return AppCard(
@@ -345,7 +365,7 @@ class Catalogue:
             version=entry.published.version if entry.published else "",
             problem=entry.problem,
             preparing=entry.preparing,
-            interaction_timeout_s=self._settings.limits(name).interaction_timeout_s,
+            interaction_timeout_s=self._limits_of(name).interaction_timeout_s,
             icon=icon_tag(entry.icon) if entry.icon else "",
             access=self._settings.access_of(name),
         )

@@ -79,7 +79,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 2.0  # how often an engine that does not answer at the start is asked again
 TICK_S = 0.25  # how often the reaper looks
-SCAN_S = 1.0  # how often apps/ is compared
+SCAN_S = 0.5  # how often apps/ and the configuration are compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it

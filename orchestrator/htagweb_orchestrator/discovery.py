@@ -131,8 +131,11 @@ def _walk(folder: Path, name: str) -> Iterator[FileState]:
                     yield _state(_inside(folder / path, folder, f"{name}/{path}"), path, f"{name}/{path}")
 
 
-def _inside(path: Path, folder: Path, shown: str) -> Path:
-    """Where `path` leads to: itself, or within `folder` the target of a link."""
+def _inside(path: Path, folder: Path, shown: str, *, deep: bool = False) -> Path:
+    """Where `path` leads to: itself, or within `folder` the target of a link. `deep`: a link may stand before its last
+    part; looking for that takes many times as long, and this is done for every file every second."""
+    if not deep and not os.path.islink(path):
+        return path
     target = Path(os.path.realpath(path))
     if not target.is_relative_to(os.path.realpath(folder)):
         raise Unreadable(f"{shown} is a link to a place outside its folder: put a copy there")
@@ -141,7 +144,7 @@ def _inside(path: Path, folder: Path, shown: str) -> Path:
 
 def _state(source: Path, path: str, shown: str) -> FileState:
     try:
-        found = os.stat(source)
+        found = os.stat(source, follow_symlinks=False)  # links were followed before
     except FileNotFoundError:
         raise Unreadable(f"{shown} is a link to nothing") from None
     if stat.S_ISDIR(found.st_mode):
@@ -163,7 +166,7 @@ def _with_icon(app: Found, folder: Path, names: Sequence[str], wanted: str) -> F
     path = wanted or next(iter(beside), "")
     try:
         if path:
-            return replace(app, icon=_state(_inside(folder / path, folder, path), path, path))
+            return replace(app, icon=_state(_inside(folder / path, folder, path, deep=True), path, path))
     except Unreadable as error:
         return replace(app, icon_problem=f"its icon is left out: {error}")
     except OSError as error:
@@ -185,7 +188,7 @@ def _sized(app: Found, limit: int) -> Found:
 def _read(app: Found, file: FileState) -> bytes:
     try:
         # Non-blocking, for the case that it became a pipe since `find` looked.
-        with open(os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
+        with open(os.open(file.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as opened:
             before = _facts(os.fstat(opened.fileno()))
             content = opened.read(file.size + 1)
             after = _facts(os.fstat(opened.fileno()))

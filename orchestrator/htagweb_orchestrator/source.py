@@ -82,6 +82,7 @@ class Module:
     def __init__(self, path: str, tree: ast.Module) -> None:
         self._path = path
         self._tree = tree
+        self._nodes = list(ast.walk(tree))
         self._classes: dict[str, ast.ClassDef] = {}
         self._others: set[str] = set()  # bound by an assignment or an import
         self._made: set[str] = set()  # of these, what may be an ASGI application: the result of a call, a coroutine
@@ -138,8 +139,8 @@ class Module:
             return f"{left}.{node.attr}" if left else ""
         return ""
 
-    def walk(self) -> Iterator[ast.AST]:
-        return ast.walk(self._tree)
+    def walk(self) -> list[ast.AST]:
+        return self._nodes
 
     def _bind(self, statement: ast.stmt) -> None:
         match statement:
