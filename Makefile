@@ -37,6 +37,9 @@ bench-start: ## measure how long a visitor waits for an app (ten minutes; needs 
 bench-memory: ## measure what 200 sandboxes take (five minutes; needs Docker and root)
 	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks memory
 
+bench-catalogue: ## measure a catalogue of 200 apps and a change of its configuration (half a minute; needs root)
+	@scripts/venv && .venv/bin/python -m benchmarks catalogue
+
 bench-runtimes: ## measure what gVisor costs a sandbox (two minutes; needs Docker, root, and runsc: scripts/runsc gets it)
 	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks runtimes
 

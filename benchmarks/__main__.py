@@ -13,7 +13,7 @@ from .stage import proxies
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    arguments.add_argument("section", choices=["data-path", "neighbours", "start", "memory", "runtimes"])
+    arguments.add_argument("section", choices=["data-path", "neighbours", "start", "memory", "runtimes", "catalogue"])
     arguments.add_argument("--rounds", type=int, default=3, help="times that each figure is taken (default: 3)")
     arguments.add_argument("--seconds", type=int, default=1, help="how long each takes (default: 1)")
     arguments.add_argument("--to", type=Path, default=FILE, help="the file to write to (default: docs/benchmarks.md)")
@@ -33,6 +33,11 @@ def main() -> int:
         from . import runtimes
 
         write_section("runtimes", runtimes.measure(starts=10 * given.rounds), given.to)
+        return 0
+    if given.section == "catalogue":
+        from . import catalogue
+
+        write_section("catalogue", catalogue.measure(), given.to)
         return 0
     if given.section == "memory":
         from . import capacity

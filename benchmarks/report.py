@@ -13,6 +13,7 @@ SECTIONS = {
     "neighbours": "Neighbours",
     "memory": "Memory",
     "runtimes": "gVisor",
+    "catalogue": "The catalogue",
 }
 _HEAD = "# Benchmarks\n\nWhat stands between two markers was written by the command that it names.\n"
 

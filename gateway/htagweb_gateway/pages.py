@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from htagweb_orchestrator.errors import OrchestratorError
-from htagweb_orchestrator.model import AppCard, Ending, Person, Platform, Route, State, Step
+from htagweb_orchestrator.model import AppCard, Person, Platform, Route, Step
 
+from .app_rows import AppRows, Looks, said
 from .endings import duration, ending_words, line_words
 from .problems import RETRY_AFTER_S, local, start_url
 
@@ -29,7 +30,6 @@ _STEPS = (
     (Step.READY, "Opening it"),
 )
 SEARCHED = 6  # so many apps can't be seen at a glance
-TINTS = 6  # colours of the letter in place of an icon
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -50,6 +50,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["duration"] = duration
+        self._rows = AppRows(self._templates.get_template("catalogue_row.html"))
         self._templates.filters["mebibytes"] = lambda size: f"{size / 1024**2:.1f} MB"
         self._assets = {file.name: _asset(file) for file in sorted((_HERE / "static").iterdir())}
 
@@ -83,24 +84,19 @@ class Pages:
         """The apps that this visitor may open and, where he has one running, for how long; with a `query` those alone
         that have all its words. `platform.dev` shows problems in full. `sign_in` is where an anonymous one can do
         that; `sign_out` and `operator` say what a person is shown besides."""
-        rows, words = [], query.casefold().split()
-        for card, route in entries:
-            said = f"{card.title} {card.name} {card.description}".casefold()
-            if not all(word in said for word in words):
-                continue
-            mine = route if route is not None and route.state is not State.ENDED else None
-            idle_s = None
-            if mine is not None and mine.left_s is not None and mine.left_why is Ending.IDLE:
-                idle_s = max(0.0, mine.idle_timeout_s - mine.left_s)
-            tint = sum(card.name.encode()) % TINTS
-            rows.append({"card": card, "route": mine, "idle_s": idle_s, "said": said, "tint": tint})
+        words = query.casefold().split()
+        looks = Looks(searched=len(entries) >= SEARCHED, dev=platform.dev)
+        rows = [
+            self._rows.row(card, route, looks)
+            for card, route in entries
+            if not words or all(word in said(card) for word in words)
+        ]
         return self._page(
             "catalogue.html",
             200,
             rows=rows,
             query=query,
-            searched=len(entries) >= SEARCHED,
-            dev=platform.dev,
+            searched=looks.searched,
             warnings=platform.warnings,
             person=person,
             sign_in=sign_in,
