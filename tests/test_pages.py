@@ -65,7 +65,13 @@ def every_page(pages: Pages) -> list[Response]:
         pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30", insecure=True),
         pages.link(EVIL, "/evil/" + EVIL),
         pages.logout(ANN),
-        pages.admin([ROW], [{"name": EVIL, "title": EVIL, "version": "", "problem": EVIL}], [USER], [ENTRY], most=5),
+        pages.admin(
+            [ROW],
+            [{"name": EVIL, "title": EVIL, "version": "", "problem": EVIL, "state": EVIL}],
+            [USER],
+            [ENTRY],
+            most=5,
+        ),
         pages.logs(EVIL, EVIL),
         pages.logs("c0ffee", ""),
         pages.sign_in_failed(EVIL, target="/evil/" + EVIL, status=503),
@@ -139,6 +145,21 @@ def test_an_operators_problem_is_shown_to_developers_only(pages: Pages) -> None:
         assert ("never closed" in text(page)) is dev
         refused = pages.refused(errors.StartFailed("It failed.", traceback="line 3"), target="/oops/", dev=dev)
         assert ("line 3" in text(refused)) is dev
+
+
+def test_operators_see_what_is_being_prepared_and_what_failed(pages: Pages) -> None:
+    apps = [
+        {"name": "soon", "title": "Soon", "version": "", "problem": "", "state": "building"},
+        {"name": "rota", "title": "Rota", "version": "0123", "problem": "There is no wheel.", "state": "failed"},
+        {"name": "fine", "title": "Fine", "version": "4567", "problem": "", "state": "ready"},
+    ]
+    page = pages.admin([], apps, [], [], most=5)
+    assert "Rota : version 0123 is served all the same There is no wheel." in text(page)
+    assert "Soon building" in text(page)
+    assert "Fine" not in text(page)
+    body = bytes(page.body).decode()
+    assert re.findall(r"\?build=(\w+)", body) == ["rota", "soon"]
+    assert '<input type="hidden" name="build" value="rota">' in body
 
 
 def test_an_app_that_is_being_prepared_is_no_link_and_one_with_a_version_is(pages: Pages) -> None:

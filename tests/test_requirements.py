@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from htagweb_orchestrator.brings import Brings
 from htagweb_orchestrator.requirements import (
@@ -91,6 +94,7 @@ def test_order_case_and_spaces_make_no_other_set() -> None:
         ("git+https://x/y", "git+https://x/y is no requirement; expected such as name or name>=1.2"),
         ("./tiny", "./tiny is no requirement"),
         ("tiny==", "tiny== is no requirement"),
+        ("tiny; " + "(" * 100 + "os_name == 'x'" + ")" * 100, "tiny; (((("),
         ("a" * 501, "a requirement of more than 500 characters"),
     ],
 )
@@ -107,6 +111,7 @@ def test_what_is_refused_is_said_in_words_with_its_line(line: str, said: str) ->
         (script("dependencies = 3"), 0, "dependencies is no list of texts"),
         (script("dependencies = [", '  "tiny'), 3, "not TOML: "),
         (script("") + script(""), 0, "two blocks of script metadata"),
+        (script("x = " + "[" * 100_000), 0, "TOML that is nested too deep"),
         (script("requires-python = 3"), 0, "requires-python is no text"),
         (script('requires-python = "3.x"'), 0, "requires-python = '3.x' can't be read"),
     ],
@@ -138,6 +143,30 @@ def test_dependencies_that_only_a_build_knows_are_refused() -> None:
     assert "list them" in refusal(pyproject_toml='[project]\nname = "x"\ndynamic = ["dependencies"]\n')[2]
 
 
+PIECES = st.sampled_from(
+    [*"[](){}<>=!~;,'\"#@-\\/ \t\n\0é", "tiny", "1.0", "python_version", " or ", "--hash=", "://", "# "]
+)
+TEXTS = st.lists(PIECES, max_size=60).map("".join)
+
+
+@given(TEXTS, st.sampled_from(["requirements.txt", "pyproject.toml", "script", "dependencies", "requires-python"]))
+def test_whatever_stands_there_is_understood_or_refused(text: str, where: str) -> None:
+    files = {"app.py": HELLO.encode()}
+    if where == "script":
+        files["app.py"] = "\n".join(["# /// script", *(f"# {line}" for line in text.split("\n")), "# ///"]).encode()
+    elif where in ("dependencies", "requires-python"):
+        value = json.dumps([text] if where == "dependencies" else text)
+        files["pyproject.toml"] = f"[project]\n{where} = {value}\n".encode()
+    else:
+        files[where] = text.encode()
+    try:
+        found = needs_of(files, "app.py")
+    except BadRequirement:
+        return
+    assert BRINGS.missing(found, 1) or BRINGS.unfit(found) or BRINGS.constraints(found, 1)
+    assert all("\n" not in line and not line.startswith("-") for line in found.lines)
+
+
 # -- which htag, and what is there -----------------------------------------------------------------------------------
 
 
@@ -154,6 +183,7 @@ def test_dependencies_that_only_a_build_knows_are_refused() -> None:
         ("tiny", False),
         ("tiny; sys_platform == 'win32'", True),
         ("tiny; extra == 'more'", True),
+        ("tiny; os_name ~= 'x'", False),
         ("starlette>=1", False),
     ],
 )

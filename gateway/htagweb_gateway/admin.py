@@ -90,14 +90,16 @@ class OperatorSite:
             return self._stranger(request, edge)
         except OrchestratorError as error:
             return pages.refused(error, target=PAGE)
-        if "logs" in request.query_params:
-            return await self._logs(request, edge, visitors)
+        if ident := request.query_params.get("logs"):
+            return await self._text(request, edge, visitors, ident, f"/v1/logs/{quote(ident, safe='')}")
+        if name := request.query_params.get("build"):
+            return await self._text(request, edge, visitors, name, f"/v1/apps/{quote(name, safe='')}/log")
         sandboxes, apps, users, entries = (_rows(answer) for answer in answers)
         return pages.admin(sandboxes, apps, users, entries, most=SHOWN)
 
-    async def _logs(self, request: Request, edge: Edge, visitors: SessionVerbs) -> Response:
-        ident = request.query_params["logs"]
-        answer = await self._ask(request, edge, visitors, "GET", f"/v1/logs/{quote(ident, safe='')}")
+    async def _text(self, request: Request, edge: Edge, visitors: SessionVerbs, ident: str, path: str) -> Response:
+        """What an app wrote, or what was said while its packages were installed."""
+        answer = await self._ask(request, edge, visitors, "GET", path)
         if answer.status != 200:
             return self._gateway.pages.not_found(PAGE)
         return self._gateway.pages.logs(ident, answer.body.decode("utf-8", "replace"))
@@ -118,6 +120,8 @@ class OperatorSite:
             form = await read_form(request)
             if sandbox := form.get("end"):
                 call, body = "/v1/reap", msgspec.json.encode({"ids": [sandbox]})
+            elif app := form.get("build"):
+                call, body = f"/v1/apps/{quote(app, safe='')}/build", b""
             elif name := form.get("sign_out"):
                 call, body = f"/v1/users/{quote(name, safe='')}/sign-out", b""
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from packaging.markers import UndefinedEnvironmentName
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -50,6 +50,8 @@ class Brings(Struct, frozen=True):
             return requirement.marker is None or requirement.marker.evaluate(dict(self.environment))
         except UndefinedEnvironmentName:  # `extra == …`: of a package's own metadata, senseless in an app's
             return False
+        except UndefinedComparison:  # pip says so, in its words
+            return True
 
     def _has(self, requirement: Requirement, generation: int) -> bool:
         version = self.version(requirement.name, generation)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 1.0
 LOOK_S = 10.0  # how often the engine is asked what images it has, without a reason
-RETRY_S = 5.0  # after an engine that didn't answer
+RETRY_S, RETRY_MOST_S = 2.0, 60.0  # after an engine that didn't answer, or refused
 MAX_LOGS = 200
 
 
@@ -40,17 +40,21 @@ class Builds:
 
     async def run(self) -> None:
         """For ever. An engine that doesn't answer is asked again."""
+        failures = 0
         while True:
             try:
                 await self._maker.tidy()
                 while True:
                     await self._round()
+                    failures = 0
                     await asyncio.sleep(ROUND_S)
             except OrchestratorError as error:
                 log.warning("images can't be looked after: %s", error, extra={"reason": error.reason})
             except Exception:
                 log.exception("a round of making images failed")
-            await asyncio.sleep(RETRY_S)
+            # A disk that is full, say, makes each try cost as much as a build that goes well.
+            await asyncio.sleep(min(RETRY_S * 2**failures, RETRY_MOST_S))
+            failures += 1
 
     async def _round(self) -> None:
         state = await asyncio.to_thread(self._wheels.state)

@@ -16,6 +16,7 @@ from .model import Struct
 
 MAX_REQUIREMENTS = 200
 MAX_BYTES = 1024 * 1024  # of the file: reading it holds the interpreter's lock
+MAX_PARENTHESES = 20  # they are read by a function that calls itself
 MAX_LENGTH = 500  # characters of one, its hashes left aside
 
 _HASH = re.compile(r"\s--hash[= ](sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?=\s|$)")
@@ -101,6 +102,8 @@ def _plain(path: str, number: int, text: str) -> str:
     if len(text) > MAX_LENGTH:
         raise BadRequirement(path, f"a requirement of more than {MAX_LENGTH} characters", number)
     try:
+        if text.count("(") > MAX_PARENTHESES:
+            raise InvalidRequirement(text)
         requirement = Requirement(text)
     except InvalidRequirement:
         shown = text if text.isprintable() else repr(text)
@@ -144,6 +147,8 @@ def _script(files: Mapping[str, bytes], main: str) -> dict[str, Any] | None:
 def _toml(path: str, text: str, above: int = 0) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
+    except RecursionError as error:
+        raise BadRequirement(path, "TOML that is nested too deep") from error
     except tomllib.TOMLDecodeError as error:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
         line = above + int(at[1]) if at else 0

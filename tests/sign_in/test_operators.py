@@ -58,6 +58,9 @@ async def test_the_page_shows_what_runs_and_ends_it(stage: Stage) -> None:
     assert f'name="end" value="{running}"' in page
     assert (await root.page(f"/-/admin?logs={running}")).status == 200
     assert (await root.page("/-/admin?logs=../x")).status == 404
+    assert (await root.page("/-/admin?build=clock")).status == 200
+    assert (await root.page("/-/admin?build=../x")).status == 404
+    assert (await root.form("/-/admin", build="clock")).status == 303
     answer = await root.form("/-/admin", end=running)
     assert (answer.status, place(answer)) == (303, "/-/admin")
     assert stage.plane.sandboxes() == []
