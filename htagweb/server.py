@@ -79,7 +79,8 @@ class WebServer(Starlette):
         """Serve until Ctrl-C. Raises SystemExit where the address can't be had."""
         import uvicorn
 
-        from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
+        from htagweb_gateway.door import FrontWebSocket
+        from htagweb_gateway.protocol import FrontProtocol
 
         self._source(self._obj) if self._obj is not None else None  # what is wrong is said before the server starts
         if openBrowser:

@@ -48,7 +48,7 @@ def main() -> int:
         port=int(os.environ.get("HTAGWEB_LISTEN_PORT", "8000")),
         workers=int(os.environ.get("HTAGWEB_WORKERS", "1")),
         http="htagweb_gateway.protocol:FrontProtocol",
-        ws="htagweb_gateway.protocol:FrontWebSocket",
+        ws="htagweb_gateway.door:FrontWebSocket",
         ws_per_message_deflate=False,
         log_config=None,
         access_log=False,

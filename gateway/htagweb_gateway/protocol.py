@@ -1,4 +1,4 @@
-"""uvicorn's protocols with the limits that they lack: heads in size and time, ambiguous framing, stalled readers.
+"""uvicorn's HTTP protocol with the limits that it lacks: heads in size and time, ambiguous framing, stalled readers.
 
 Requests that are refused here never become a scope; `front.check` judges the others by what a scope shows.
 """
@@ -6,7 +6,6 @@ Requests that are refused here never become a scope; `front.check` judges the ot
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -14,23 +13,20 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.http11 import Request
 
 from .alarm import Alarm
 from .cycle import Cycle, fields
 from .errand import Errand, Sender
-from .frames import GOING_AWAY
 from .front import HEAD_BYTES, HEAD_FIELDS, Refusal, check_head
 from .heads import Head, find
+from .visitor_socket import has_left, watch_for_stalls
 
 HEAD_S = 10.0  # from the connection, or from the first byte of a later request
 REST_S = 10.0  # for the rest of a body that nobody waits for any more
 LAST_CALL_S = 1.0  # for a request that crosses our shutdown on a kept-alive connection
 STALLED_S = 60  # for a visitor to take any byte of what was sent, or to show any sign of life
 PIPELINED = 16
-TCP_ESTABLISHED = 1  # linux/tcp_states.h
 
 # Passes a request on that is all here (its head and its body, from that address, by that scheme) unless it is False.
 ErrandOf = Callable[[Sender, Head, bytes, str, str], bool]
@@ -79,7 +75,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _watch_for_stalls(transport, self.stalled_s)
+        watch_for_stalls(transport, self.stalled_s)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -326,7 +322,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def gone(self) -> bool:
         """Whether the visitor has left. Asked of the kernel: while we don't read, nobody else tells."""
-        return _left(self.transport)
+        return has_left(self.transport)
 
     def _busy(self) -> bool:
         return self._errand is not None or (self.cycle is not None and not self.cycle.response_complete)
@@ -411,85 +407,3 @@ class FrontProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._head_timer = self._rest_timer = None
-
-
-class FrontWebSocket(WebSocketsSansIOProtocol):
-    """`uvicorn.Config(ws=FrontWebSocket)`. It is in the scope as "htagweb.door", for a tunnel to take it over."""
-
-    on_lost: Callable[[], None] | None = None
-    _close: Callable[[int], None] | None = None
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            self.scope["htagweb.door"] = self  # type: ignore[typeddict-unknown-key]
-
-    def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self.handshake_complete:
-            self.transport.abort()  # clients wait for the answer to their handshake
-            return
-        super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            self.on_lost()
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True  # else uvicorn logs each refusal as an application that didn't answer
-
-    def shutdown(self) -> None:
-        if self._close is not None:
-            self._close(GOING_AWAY)
-        elif self.handshake_complete:
-            super().shutdown()
-        else:
-            self.conn.send_response(self.conn.reject(503, "the server is going down, try again in a moment\n"))
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
-
-    # What a tunnel calls (`tunnel.Door`)
-
-    def open(self, head: bytes, close: Callable[[int], None]) -> asyncio.Transport | None:
-        if self.transport.is_closing():
-            return None
-        self.transport.write(head)
-        self.handshake_complete = True
-        self._close = close
-        del self.conn, self.request, self.response  # some kilobytes, kept as long as the socket is open
-        return self.transport
-
-    def gone(self) -> bool:
-        return _left(self.transport)
-
-
-def _left(transport: asyncio.Transport) -> bool:
-    if transport.is_closing():
-        return True
-    sock = transport.get_extra_info("socket")
-    try:
-        state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    except (OSError, AttributeError):  # no TCP, or not on this system
-        return False
-    return state != TCP_ESTABLISHED
-
-
-def _watch_for_stalls(transport: asyncio.Transport, seconds: int) -> None:
-    """Have the kernel end a connection whose visitor takes nothing, or has vanished without a word.
-
-    It sees what no timer up here does: the end of a connection that waits for its last bytes to be taken.
-    """
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_USER_TIMEOUT", seconds * 1000),
-        ("TCP_KEEPIDLE", seconds),
-        ("TCP_KEEPINTVL", max(1, seconds // 4)),
-        ("TCP_KEEPCNT", 4),
-    ):
-        if hasattr(socket, option):  # not on every system
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -1,7 +1,7 @@
 """One WebSocket as bytes: after the handshake what either side says goes to the other as it is, its frames watched.
 
 Subprotocols, compression, pings, close codes and fragments are the two ends' own business. This needs our protocol
-class in the ASGI server (`protocol.FrontWebSocket`), since ASGI hands out whole messages; elsewhere `relay.Relay` does
+class in the ASGI server (`door.FrontWebSocket`), since ASGI hands out whole messages; elsewhere `relay.Relay` does
 the same work.
 """
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import docker
 
 from htagweb_gateway.app import Gateway
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_gateway.identity import Identity
-from htagweb_gateway.protocol import FrontWebSocket
 from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.control import ControlPlane

@@ -22,12 +22,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from htagweb_gateway import front
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_gateway.errand import Sender
 from htagweb_gateway.exchange import Message, Receive, Send
 from htagweb_gateway.handshake import refuse
 from htagweb_gateway.headers import Forward
 from htagweb_gateway.heads import Head
-from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
+from htagweb_gateway.protocol import FrontProtocol
 from htagweb_gateway.relay import Carrier, relay_for
 from htagweb_gateway.upstream import Upstream
 from htagweb_gateway.upstream_errors import UpstreamError

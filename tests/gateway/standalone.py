@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 
-from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_orchestrator.model import UnixAddress
 
 from .scripted import Front, gateway

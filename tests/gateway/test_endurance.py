@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_gateway.door import FrontWebSocket
 
 from .scripted import OK, Front, Server, Wire, eventually, gateway, get, sandbox
 from .sockets import BINARY, CLOSE, HANDSHAKE, TEXT, accept_of, frame, open_socket, switching

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from htagweb_gateway.protocol import FrontWebSocket
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_orchestrator.model import UnixAddress
 
 from .scripted import Front, Server, Wire, eventually, gateway, path_to

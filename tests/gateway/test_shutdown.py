@@ -12,7 +12,8 @@ import uvicorn
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 
-from htagweb_gateway.protocol import FrontProtocol, FrontWebSocket
+from htagweb_gateway.door import FrontWebSocket
+from htagweb_gateway.protocol import FrontProtocol
 
 from .scripted import HELLO, Front, Script, Wire, answering, eventually, get, sandbox
 from .sockets import websocket_sandbox

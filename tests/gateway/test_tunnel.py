@@ -12,8 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_gateway.frames import close_frame
-from htagweb_gateway.protocol import FrontWebSocket
 
 from .scripted import Front, Server, Wire, eventually, gateway, get, path_to, sandbox
 from .sockets import (

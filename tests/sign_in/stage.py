@@ -29,9 +29,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.asyncio.client import ClientConnection, connect
 
 from htagweb_gateway.app import Gateway
+from htagweb_gateway.door import FrontWebSocket
 from htagweb_gateway.identity import Identity
 from htagweb_gateway.orchestrator_client import OrchestratorClient
-from htagweb_gateway.protocol import FrontWebSocket
 from htagweb_orchestrator import service
 from htagweb_orchestrator.accounts import Account
 from htagweb_orchestrator.model import AppName, UserId
