@@ -16,7 +16,7 @@ from htagweb_orchestrator.errors import AppBroken, AppNotFound
 from htagweb_orchestrator.model import ASGI, AppCard
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.snapshots import RETIRED_S, SnapshotLost, Snapshots
-from htagweb_orchestrator.source import MAX_SOURCE_BYTES, NotAnApp, examine
+from htagweb_orchestrator.source import MAX_SOURCE_BYTES, Examined, NotAnApp, examine
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,6 +140,38 @@ def test_one_broken_app_stops_no_other(folder: Folder) -> None:
     assert (cards["hello"].problem, cards["broken"].version) == ("", "")
 
 
+def test_an_app_that_nobody_thought_of_stops_no_other(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(files: dict[str, bytes], main: str, wanted: str) -> Examined:
+        if main == "odd.py":
+            raise TypeError("never seen before")
+        return examine(files, main, wanted)
+
+    monkeypatch.setattr("htagweb_orchestrator.catalogue.examine", odd)
+    folder.write("odd.py")
+    folder.write("hello.py")
+    cards = folder.scan()
+    assert cards["odd"].problem.endswith("TypeError: never seen before")
+    assert (cards["hello"].problem, cards["odd"].version) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["class A0(B): pass", *(f"class A{n}(A{n - 1}, A{n - 1}): pass" for n in range(1, 60))],
+        [f"class A{n}(A{n - 1}): pass" for n in range(5000)],
+        ["# /// script"] * 30_000,
+        ["if 0: pass", *(["elif 0: pass"] * 1000)],
+        ["a" + ".a" * 1000] * 100,
+    ],
+    ids=["classes of two bases", "a chain of classes", "metadata without end", "elif", "dots"],
+)
+def test_a_source_takes_no_longer_than_its_length(folder: Folder, lines: list[str]) -> None:
+    folder.write("long.py", "\n".join(lines))
+    before_s = time.process_time()
+    assert folder.problem("long").startswith("long.py: no htag class in it")
+    assert time.process_time() - before_s < 5  # each of them took minutes, or was refused
+
+
 @pytest.mark.parametrize(
     ("source", "problem"),
     [
@@ -147,6 +179,10 @@ def test_one_broken_app_stops_no_other(folder: Folder) -> None:
         (b"a = 1\n\0", "x.py"),
         (b"(" * 300, "x.py, line 1: too many nested parentheses"),
         (b"-" * 100_000 + b"1", "x.py"),
+        (
+            b"# /// script\n# dependencies = " + b"[" * 3000 + b"\n# ///\n" + HELLO.encode(),
+            "x.py: TOML that is nested too deep",
+        ),
         (b"# " + b"x" * MAX_SOURCE_BYTES, "x.py: a source file of more than 512k can't be published"),
         (b"", "x.py: no htag class in it"),
     ],
@@ -314,6 +350,7 @@ def test_a_picture_beside_an_app_is_its_icon(folder: Folder) -> None:
     ("name", "content", "remark"),
     [
         ("x.svg", b"<html><script>", "the icon x.svg is no picture of that kind"),
+        ("x.svg", b"<!---->" * 60, "the icon x.svg is no picture of that kind"),
         ("x.png", b"GIF89a", "the icon x.png is no picture of that kind"),
         ("x.png", PNG + b"x" * 70_000, "the icon x.png has more than 64k"),
         ("x.svg", None, "x.svg is a link to a place outside its folder: put a copy there"),
@@ -408,6 +445,7 @@ def test_the_description_is_the_first_line_of_a_docstring() -> None:
     source = 'from htag import Tag\nclass App(Tag.div):\n    """\n    Of the class.\n\n    More.\n    """\n'
     assert examine({"a.py": source.encode()}, "a.py").description == "Of the class."
     assert examine({"a.py": f"'Of the module.'\n{source}".encode()}, "a.py").description == "Of the module."
+    assert examine({"a.py": f"'Half \\ud800 a pair.'\n{source}".encode()}, "a.py").description == "Half ? a pair."
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,11 @@ def test_what_is_refused_is_said_in_words_with_its_line(line: str, said: str) ->
 @pytest.mark.parametrize(
     ("source", "line", "said"),
     [
+        (script("x = '{}'".format("x" * 66_000)), 1, "more than 64k of TOML"),
         (script("dependencies = 3"), 0, "dependencies is no list of texts"),
         (script("dependencies = [", '  "tiny'), 3, "not TOML: "),
         (script("") + script(""), 0, "two blocks of script metadata"),
-        (script("x = " + "[" * 100_000), 0, "TOML that is nested too deep"),
+        (script("x = " + "[" * 50_000), 0, "TOML that is nested too deep"),
         (script("requires-python = 3"), 0, "requires-python is no text"),
         (script('requires-python = "3.x"'), 0, "requires-python = '3.x' can't be read"),
     ],
@@ -120,6 +121,14 @@ def test_metadata_that_cant_be_read_is_no_metadata_to_be_left_out(source: str, l
     path, number, text = refusal(source)
     assert (path, number) == ("app.py", line)
     assert text.startswith(said)
+
+
+def test_metadata_ends_with_the_last_line_that_could_end_it() -> None:
+    """As the specification's pattern has it."""
+    assert needs("# /// script\n# ///\n" + HELLO) == Needs()
+    source = "# /// other\n# ///\n#\n" + script('dependencies = ["a"]') + "# /// script\n# no end\n"
+    assert needs(source).lines == ("a",)
+    assert refusal(script('dependencies = ["a"]', "///"))[2].startswith("not TOML")
 
 
 def test_a_set_without_end_is_refused() -> None:

@@ -255,15 +255,18 @@ class Catalogue:
         """What is now known of an app; None for one that can't be said anything about yet."""
         old = self._entries.get(app.name)
         secrets = self._secrets.state(self._settings.app(app.name).secrets)
-        if old and (old.found, old.secrets) == (app, secrets) and not old.again and not self._is_lost(old.published):
-            return self._said(self._imaged(old, old), old)
+        is_as_before = old and (old.found, old.secrets) == (app, secrets) and not old.again
         try:
+            if old and is_as_before and not self._is_lost(old.published):
+                return self._said(self._imaged(old, old), old)
             icon, remarks = _icon(app)
             new = replace(self._publish(app, secrets), icon=icon, remarks=remarks)
             return self._said(self._imaged(new, old), old)
         except Changed:
             return replace(old, again=True) if old else None
-        except (Unreadable, NotAnApp, BadRequirement, OSError) as error:
+        except Exception as error:  # whatever it holds, the others are looked at, and the orchestrator starts
+            if not isinstance(error, Unreadable | NotAnApp | BadRequirement | OSError):
+                log.exception("app can't be looked at", extra={"app": app.name})
             published, again = self._fit(old.published if old else None), isinstance(error, OSError)
             icon, good = (old.icon, old.good) if old else (None, None)
             broken = _Entry(app, published, _sentence(app, error), again, secrets, icon=icon, good=good)
@@ -426,4 +429,6 @@ def _sentence(app: Found, error: Exception) -> str:
         return f"{app.show(error.path)}{line}: {error}"
     if isinstance(error, OSError):
         return f"{app.name} can't be stored: {error.strerror}"
+    if not isinstance(error, Unreadable):
+        return f"{app.name} can't be looked at, which is worth a report: {type(error).__name__}: {error}"
     return str(error)

@@ -12,8 +12,10 @@ from .quantities import show_size
 
 MAX_ICON_BYTES = 64 * 1024
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Comments are taken as a whole, (?>…): there are two to the power of their number ways to take them otherwise.
+_COMMENTS = rb"(?>(?:<!--.*?-->\s*)*)"
 _SVG = re.compile(
-    rb"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE[^>\[]*>\s*)?(?:<!--.*?-->\s*)*<svg[\s>]", re.DOTALL
+    rb"\s*(?:<\?xml[^>]*\?>\s*)?" + _COMMENTS + rb"(?:<!DOCTYPE[^>\[]*>\s*)?" + _COMMENTS + rb"<svg[\s>]", re.DOTALL
 )
 
 

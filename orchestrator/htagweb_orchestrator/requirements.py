@@ -17,6 +17,7 @@ from .model import Struct
 MAX_REQUIREMENTS = 200
 MAX_BYTES = 1024 * 1024  # of the file: reading it holds the interpreter's lock
 MAX_PARENTHESES = 20  # they are read by a function that calls itself
+MAX_TOML = 64 * 1024  # characters: tomllib takes the square of a dotted key's length
 MAX_LENGTH = 500  # characters of one, its hashes left aside
 
 _HASH = re.compile(r"\s--hash[= ](sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?=\s|$)")
@@ -52,7 +53,8 @@ def needs_of(files: Mapping[str, bytes], main: str) -> Needs:
     if "pyproject.toml" in files:
         project = _toml("pyproject.toml", _text(files, "pyproject.toml")).get("project", {})
         if isinstance(project, dict):
-            if "dependencies" in project.get("dynamic", []):
+            dynamic = project.get("dynamic", [])
+            if isinstance(dynamic, list) and "dependencies" in dynamic:
                 raise BadRequirement(
                     "pyproject.toml", "dependencies that a build would find out can't be used: list them"
                 )
@@ -123,7 +125,7 @@ _NOT_THE_APPS = "where packages come from is the platform's to say"
 
 def _script(files: Mapping[str, bytes], main: str) -> dict[str, Any] | None:
     """The block of PEP 723. Line by line: the specification's own pattern takes ages over a file made for that."""
-    blocks: list[tuple[int, list[str]]] = []
+    blocks: dict[int, int] = {}  # where each begins -> where it ends: with the last such line of the comment
     begun = 0
     lines = _text(files, main).split("\n")
     for number, line in enumerate(lines, 1):
@@ -132,19 +134,18 @@ def _script(files: Mapping[str, bytes], main: str) -> dict[str, Any] | None:
         if begun and not (line == "#" or line.startswith("# ")):
             begun = 0
         if begun and line == "# ///" and number > begun + 1:
-            inside = [each[2:] for each in lines[begun : number - 1]]
-            if blocks and blocks[-1][0] == begun:
-                blocks.pop()  # it ends with the last such line of the comment
-            blocks.append((begun, inside))
+            blocks[begun] = number
     if not blocks:
         return None
     if len(blocks) > 1:
         raise BadRequirement(main, "two blocks of script metadata: only one is allowed")
-    begun, inside = blocks[0]
-    return _toml(main, "\n".join(inside) + "\n", begun)
+    [(begun, end)] = blocks.items()
+    return _toml(main, "".join(f"{line[2:]}\n" for line in lines[begun : end - 1]), begun)
 
 
 def _toml(path: str, text: str, above: int = 0) -> dict[str, Any]:
+    if len(text) > MAX_TOML:
+        raise BadRequirement(path, f"more than {MAX_TOML // 1024}k of TOML", above)
     try:
         return tomllib.loads(text)
     except RecursionError as error:

@@ -14,6 +14,8 @@ from .requirements import Needs, needs_of, pinned_generation
 MAX_SOURCE_BYTES = 512 * 1024
 """Parsing holds the interpreter's lock, some 0.3 s for this much: nobody else in the orchestrator moves meanwhile."""
 
+MAX_DOTS = 8
+
 # What the original and htag call the thing that serves or shows a class.
 RUNNERS = frozenset(
     "WebServer WebServerWS HtagServer AppServer SimpleServer Runner WebApp WebHTTP WebWS ChromeApp ChromeAppMode "
@@ -49,6 +51,13 @@ def examine(files: Mapping[str, bytes], main: str, wanted: str = "") -> Examined
 
     `wanted` is the operator's choice: `Class`, `module:Class`, `module:app`. Raises NotAnApp or BadRequirement.
     """
+    try:
+        return _examine(files, main, wanted)
+    except RecursionError as error:  # a thousand times `[` in its metadata, say
+        raise NotAnApp(main, "nested too deep") from error
+
+
+def _examine(files: Mapping[str, bytes], main: str, wanted: str) -> Examined:
     chosen_module, _, chosen = wanted.rpartition(":")
     path = _module_path(files, main, chosen_module) if chosen_module else main
     module = Module(path, parse(path, files[path]))
@@ -97,8 +106,8 @@ class Module:
             return handed[0]
         if "App" in self._classes or "App" in self._others:
             return self.check("App")
-        derived = handed or [name for name in self._classes if self._is_tag(name)]
-        roots = [name for name in derived if self._is_tag(name, "App")]
+        derived = handed or self._tags()
+        roots = [name for name in self._tags("App") if name in derived]
         if len(roots) == 1 or len(derived) == 1:
             return (roots if len(roots) == 1 else derived)[0]
         if not derived and "app" in self._made:
@@ -106,7 +115,7 @@ class Module:
         if not derived:
             expected = "such as class App(Tag.div), nor an ASGI application, such as app = Starlette()"
             raise NotAnApp(self._path, f"no htag class in it, {expected}")
-        names = ", ".join(derived)
+        names = ", ".join(derived[:5]) + (f" and {len(derived) - 5} more" if len(derived) > 5 else "")
         raise NotAnApp(self._path, f"{names} could each be the app: call one App, or choose by the key entry")
 
     def check(self, name: str) -> str:
@@ -128,16 +137,18 @@ class Module:
         text = ast.get_docstring(self._tree)
         if not text and name in self._classes:
             text = ast.get_docstring(self._classes[name])
-        return next((line.strip()[:200] for line in (text or "").splitlines() if line.strip()), "")
+        first = next((line.strip()[:200] for line in (text or "").splitlines() if line.strip()), "")
+        return first.encode("utf-8", "replace").decode()  # "\\ud800" is Python, and nothing that could be sent
 
     def dotted(self, node: ast.expr) -> str:
-        """`Tag.div` -> "htag.Tag.div"; "" for what is no plain name."""
-        if isinstance(node, ast.Name):
-            return self._origins.get(node.id, node.id)
-        if isinstance(node, ast.Attribute):
-            left = self.dotted(node.value)
-            return f"{left}.{node.attr}" if left else ""
-        return ""
+        """`Tag.div` -> "htag.Tag.div"; "" for what is no plain name, or longer than any that matters."""
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute) and len(parts) < MAX_DOTS:
+            parts.append(node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return ""
+        return ".".join([self._origins.get(node.id, node.id), *reversed(parts)])
 
     def walk(self) -> list[ast.AST]:
         return self._nodes
@@ -184,32 +195,43 @@ class Module:
                         handed[name] = None
         return list(handed)
 
-    def _is_tag(self, name: str, kind: str = "", seen: frozenset[str] = frozenset()) -> bool:
-        """Whether class `name` derives from htag's Tag.…, or from Tag.`kind`; through classes of this module too."""
-        for base in map(self.dotted, self._classes[name].bases):
-            parts = base.split(".")
-            if parts[0] == "htag" and "Tag" in parts and (not kind or parts[-1] == kind):
-                return True
-            if base in self._classes and base != name and base not in seen:
-                if self._is_tag(base, kind, seen | {name}):
-                    return True
-        return False
+    def _tags(self, kind: str = "") -> list[str]:
+        """The classes that derive from htag's Tag.…, or from Tag.`kind`; through classes of this module too. Each is
+        looked at once: of classes with two bases there are more ways through them than anybody could walk."""
+        below: dict[str, list[str]] = {}
+        waiting: list[str] = []
+        for name, defined in self._classes.items():
+            for base in map(self.dotted, defined.bases):
+                parts = base.split(".")
+                if parts[0] == "htag" and "Tag" in parts and (not kind or parts[-1] == kind):
+                    waiting.append(name)
+                below.setdefault(base, []).append(name)
+        found: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += below.get(name, ())
+        return [name for name in self._classes if name in found]
 
     def _line(self, name: str) -> int:
         return self._classes[name].lineno
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module's top level, in `if`, `try` and `with` as well."""
-    for statement in body:
+    """Those of a module's top level, in `if`, `try` and `with` as well, in their order."""
+    waiting = body[::-1]
+    while waiting:
+        statement = waiting.pop()
         yield statement
+        inner: list[ast.stmt] = []
         if isinstance(statement, (ast.If, ast.Try, ast.With)):
-            yield from _statements(statement.body)
+            inner += statement.body
         if isinstance(statement, (ast.If, ast.Try)):
-            yield from _statements(statement.orelse)
+            inner += statement.orelse
         if isinstance(statement, ast.Try):
-            for handler in statement.handlers:
-                yield from _statements(handler.body)
+            inner += [each for handler in statement.handlers for each in handler.body]
+        waiting += reversed(inner)
 
 
 def _module_path(files: Mapping[str, bytes], main: str, module: str) -> str:
