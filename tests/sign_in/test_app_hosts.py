@@ -202,6 +202,8 @@ async def test_55_a_code_is_good_once_and_only_where_it_belongs(stage: Stage, mo
     await thief.step(f"http://{CLOCK}/")  # which was on its way there itself
     await refused(thief, url)
     await refused(ann, url.replace(CLOCK, TODO))  # another host
+    thief.at(TODO).cookies = dict(entry)
+    await refused(thief, url.replace(CLOCK, TODO))  # whatever cookies it has
     for bad in (code[:-1], code + "x", "", "a.b.c"):
         await refused(ann, f"http://{CLOCK}/-/enter?code={bad}")
     assert (await ann.step(url)).status == 303

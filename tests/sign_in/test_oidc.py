@@ -82,6 +82,7 @@ async def test_a_token_that_says_something_wrong_signs_nobody_in(stage: Stage, e
         {"nbf": int(time.time()) + 3600},
         {"iss": "http://127.0.0.1:1"},
         {"aud": "another client"},
+        {"aud": "another client", "azp": CLIENT},
         {"aud": ["another client", "a third"]},
         {"aud": [CLIENT, "another client"], "azp": "another client"},
         {"nonce": "of another sign-in"},

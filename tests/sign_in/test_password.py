@@ -129,6 +129,7 @@ async def test_54_signing_out_closes_what_is_open_and_refuses_the_rest(stage: St
     for method, target in (("GET", "/clock/"), ("POST", "/clock/x"), ("GET", "/-/status?app=clock")):
         answer = await ann.request(method, target, {"Cookie": old, "Origin": f"http://{ann.host}"})
         assert answer.status == 404 or b'"none"' in answer.body
+    assert (await ann.get("/hello/", Cookie=old)).status == 403  # nobody that is known here
     assert b'href="/-/login' in (await ann.page("/")).body
 
 
