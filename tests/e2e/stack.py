@@ -23,6 +23,12 @@ COMPOSE_FILES = ["compose.yaml", "tests/e2e/compose.override.yaml"]
 DEADLINE_S = 20.0
 
 CONFIG = """
+auth = "password"
+
+[apps.members]
+title = "Members"
+access = "signed-in"
+
 [apps.brief]
 title = "Brief"
 idle_timeout = "3s"
@@ -104,6 +110,7 @@ class Stack:
             shutil.copy(source, apps / source.name)
         for name in ("brief", "drowsy", "shortlived"):
             shutil.copy(REPOSITORY / "apps/counter.py", apps / f"{name}.py")
+        shutil.copy(REPOSITORY / "apps/counter2.py", apps / "members.py")
         shutil.copy(REPOSITORY / "tests/apps/slowstart.py", apps / "neverstart.py")
         shutil.copy(REPOSITORY / "apps/counter.py", apps / "sealed.py")
         shutil.copy(REPOSITORY / "apps/counter2.py", apps / "sealed2.py")
@@ -137,21 +144,22 @@ class Stack:
 
     # -- as an operator ------------------------------------------------------------------------------------------
 
-    def htagweb(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The command, as `docker compose exec orchestrator htagweb …`."""
-        return self.docker_compose("exec", "-T", "orchestrator", "htagweb", *words, check=check)
+    def htagweb(self, *words: str, check: bool = True, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """The command, as `docker compose exec orchestrator htagweb …`, with this on its standard input."""
+        return self.docker_compose("exec", "-T", "orchestrator", "htagweb", *words, check=check, typed=typed)
 
     def rows(self) -> list[dict[str, Any]]:
         """`htagweb list`."""
         found: list[dict[str, Any]] = json.loads(self.htagweb("list", "--json").stdout)
         return found
 
-    def docker_compose(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def docker_compose(self, *words: str, check: bool = True, typed: str = "") -> subprocess.CompletedProcess[str]:
         files = [word for name in COMPOSE_FILES for word in ("-f", name)]
         done = subprocess.run(
             ["docker", "compose", *files, *words],
             cwd=REPOSITORY,
             env={**os.environ, **self._environment},
+            input=typed,
             capture_output=True,
             text=True,
             timeout=120,

@@ -53,9 +53,7 @@ async def sign_in(page: Page, name: str = "ann", password: str = PASSWORD) -> No
     await page.get_by_role("button", name="Sign in").click()
 
 
-async def test_who_signs_out_in_another_tab_sees_his_app_stop_within_a_second(
-    context: BrowserContext, shots: Path
-) -> None:
+async def test_who_signs_out_in_another_tab_sees_his_app_stop_at_once(context: BrowserContext, shots: Path) -> None:
     page = await context.new_page()
     await page.goto("/todo/")
     await page.screenshot(path=shots / "sign-in-not-found.png")
@@ -74,7 +72,8 @@ async def test_who_signs_out_in_another_tab_sees_his_app_stop_within_a_second(
     await expect(other.get_by_text("Ann", exact=True)).to_be_visible()
     await other.screenshot(path=shots / "sign-in-catalogue.png", full_page=True)
     await other.get_by_role("button", name="Sign out").click()
-    await expect(page.get_by_role("dialog")).to_contain_text("You are signed out", timeout=1000)
+    # It takes milliseconds, on a machine that isn't busy; by asking, the page would learn of it within 30 s.
+    await expect(page.get_by_role("dialog")).to_contain_text("You are signed out", timeout=5000)
     assert await page.evaluate("socket.readyState") != 2
     await page.screenshot(path=shots / "signed-out.png")
     await expect(other.get_by_role("link", name="Sign in")).to_be_visible()
