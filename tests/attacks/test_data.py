@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from htagweb_orchestrator import control
 from htagweb_orchestrator.model import AppName, Ending
 from htagweb_orchestrator.settings import AppSettings
 from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
 from tests.attacks.visitor import Visitor
 
+pytestmark = pytest.mark.docker
 MIB = 1 << 20
 
 
