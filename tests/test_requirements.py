@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htagweb_orchestrator.brings import Brings
+from htagweb_orchestrator.model import ASGI
 from htagweb_orchestrator.requirements import (
     MAX_BYTES,
     MAX_REQUIREMENTS,
@@ -207,6 +208,8 @@ def test_what_the_harness_runs_on_stays_as_it_is() -> None:
         "htag==2.0.28",
     ]
     assert BRINGS.constraints(needs(requirements_txt="htag==2.0.20"), 2) == ["starlette==0.52.1", "uvicorn==0.54.0"]
+    # FastAPI's releases of today want a newer Starlette than htag 2 can do with, and without htag it may have that.
+    assert BRINGS.constraints(needs(requirements_txt="fastapi"), ASGI) == ["uvicorn==0.54.0"]
     assert pinned_generation(needs(requirements_txt="htag==2.0.20")) == 2
 
 

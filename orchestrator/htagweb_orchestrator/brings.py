@@ -8,8 +8,11 @@ from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from .model import Struct
+from .model import ASGI, Struct
 from .requirements import Needs
+
+# All that a harness without htag imports before its app: which Starlette that wants, if any, is its own business.
+SERVER = frozenset({"click", "dumb-init", "h11", "httptools", "uvicorn", "uvloop", "websockets"})
 
 
 class Brings(Struct, frozen=True):
@@ -31,7 +34,8 @@ class Brings(Struct, frozen=True):
 
     def constraints(self, needs: Needs, generation: int) -> list[str]:
         """What an installation must leave as it is: `name==version` each."""
-        names = [*self.fixed, *(["htag"] if not any(each.name == "htag" for each in needs.requirements()) else [])]
+        fixed = self.fixed if generation != ASGI else [name for name in self.fixed if name in SERVER]
+        names = [*fixed, *(["htag"] if not any(each.name == "htag" for each in needs.requirements()) else [])]
         return [f"{name}=={version}" for name in names if (version := self.version(name, generation))]
 
     def unfit(self, needs: Needs) -> str:
