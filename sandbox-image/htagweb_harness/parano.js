@@ -10,7 +10,7 @@
   const EXCHANGE = "exchange", STREAM = "stream", SOCKET = "socket"; // forms of a channel
   const HEAD = "h", TEXT = "t", BYTES = "b", END = "z"; // kinds of a record
   const BROKEN = 4801, DENIED = 4803, GONE = 4810; // why the app's side closed a socket
-  const POINT_BYTES = 65, RETRY_MS = 3000, SLOW_MS = 1000;
+  const POINT_BYTES = 65, RETRY_MS = 3000, SLOW_MS = 1000, TRIES = 4, PAUSE_MS = 800;
 
   const encoder = new TextEncoder(), decoder = new TextDecoder();
   const utf8 = (text) => encoder.encode(text);
@@ -28,6 +28,19 @@
     return bytes;
   }
 
+  /** Asks again for a while if there is no answer, or none but of a server that waits for another. */
+  async function patiently(ask) {
+    for (let tries = 1; ; tries++) {
+      const answer = await ask().catch((problem) => problem);
+      const good = answer instanceof Response;
+      if (tries === TRIES || (good && ![502, 503, 504].includes(answer.status))) {
+        if (good) return answer;
+        throw answer;
+      }
+      await new Promise((later) => setTimeout(later, PAUSE_MS));
+    }
+  }
+
   // ---------------------------------------------------------------- the key
 
   let name = null, toApp = null, toPage = null;
@@ -36,7 +49,7 @@
     const { subtle } = crypto, CURVE = { name: "ECDH", namedCurve: "P-256" };
     const own = await subtle.generateKey(CURVE, false, ["deriveBits"]);
     const point = new Uint8Array(await subtle.exportKey("raw", own.publicKey));
-    const answer = await clearFetch(`${WAY}/agree`, { method: "POST", body: point, cache: "no-store" });
+    const answer = await patiently(() => clearFetch(`${WAY}/agree`, { method: "POST", body: point, cache: "no-store" }));
     if (!answer.ok) throw new Error(`the app answered with status ${answer.status}`);
     const said = new Uint8Array(await answer.arrayBuffer()), theirPoint = said.subarray(0, POINT_BYTES);
     const theirs = await subtle.importKey("raw", theirPoint, CURVE, false, []);
@@ -426,7 +439,7 @@
         + "Ask whoever runs this server for its https address.");
     }
     await agree();
-    const answer = await fetch(BASE + location.search, { headers: { Accept: "text/html" } });
+    const answer = await patiently(() => fetch(BASE + location.search, { headers: { Accept: "text/html" } }));
     const page = await answer.text();
     if (!page) throw new Error(`the page came with status ${answer.status}`);
     if (document.readyState !== "complete") await new Promise((loaded) => window.addEventListener("load", loaded, { once: true }));

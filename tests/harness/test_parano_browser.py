@@ -260,6 +260,29 @@ async def test_what_an_app_shows_by_itself_arrives_sealed(boot: Boot, ways: Asyn
         await expect(page.locator("output")).to_have_text("push 2")
 
 
+async def test_a_page_that_is_opened_during_a_break_opens_after_it(
+    boot: Boot, ways: AsyncExitStack, page: Page
+) -> None:
+    way = await sealed(boot, ways, 1, COUNTER1)
+    refused: list[str] = []
+
+    async def refuse(route: Route) -> None:
+        asked = route.request.url
+        refused.append(asked)
+        if refused.count(asked) == 1:
+            await route.fulfill(status=503, content_type="application/json", body="{}")
+        elif refused.count(asked) == 2:
+            await route.abort()
+        else:
+            await route.continue_()
+
+    await page.route("**/_sealed*", refuse)
+    await page.route("**/_sealed/agree", refuse)
+    await page.goto(way.url)
+    await expect(page.get_by_role("button", name="more")).to_be_visible()
+    assert len(set(refused)) == 2
+
+
 # -- a proxy that does more than read --------------------------------------------------------------------------------
 
 
