@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 from htagweb_orchestrator.model import Change, Person, SignedIn, SignedOut, SignIn, Snapshot, UserId
 
+OVER = 10_000  # ended sign-ins that are remembered
 SIGNED_OUT = 4401  # close code of a WebSocket whose sign-in is over; the page shim knows it
 
 
 class SignIns:
     def __init__(self) -> None:
         self._known: dict[str, tuple[SignIn, float]] = {}  # id -> sign-in, when it is over (monotonic)
+        self._over: dict[str, None] = {}  # ids that mean nobody any more; in the order of their ends
         self._open: dict[str, set[Callable[[], None]]] = {}
 
     def get(self, id: str) -> SignIn | None:
@@ -31,7 +33,10 @@ class SignIns:
         return next((known.person for known, _ in reversed(self._known.values()) if known.person.id == user), None)
 
     def learn(self, sign_in: SignIn) -> None:
-        """One that was just made, or of which the watch told."""
+        """One that was just made, or of which the watch told. The answer to a sign-in may come after the word that it
+        is over already."""
+        if sign_in.id in self._over:
+            return
         self._known[sign_in.id] = sign_in, time.monotonic() + sign_in.left_s
 
     def apply(self, change: Change) -> None:
@@ -41,14 +46,19 @@ class SignIns:
             case SignedOut(ids=ids):
                 self.end(ids)
             case Snapshot(sign_ins=sign_ins):
-                self.end(self._known.keys() - {sign_in.id for sign_in in sign_ins})
+                # Not for good: it may have been made before one of them that we know from its answer.
+                self.end(self._known.keys() - {sign_in.id for sign_in in sign_ins}, for_good=False)
                 for sign_in in sign_ins:
                     self.learn(sign_in)
 
-    def end(self, ids: Iterable[str]) -> None:
+    def end(self, ids: Iterable[str], *, for_good: bool = True) -> None:
         """Forget these, and close what is open under them."""
         for id in list(ids):
             self._known.pop(id, None)
+            if for_good:
+                self._over[id] = None
+                if len(self._over) > OVER:
+                    del self._over[next(iter(self._over))]
             for close in tuple(self._open.pop(id, ())):
                 close()
 
