@@ -183,9 +183,13 @@ def _line(results: Results, cell: Cell) -> str:
 
 def _versions(names: Sequence[str]) -> str:
     """What was compared, and how each of them was set up."""
-    htagweb = "every feature on (cookie, Origin, header rules, activity; its own orchestrator API behind a Unix socket)"
+    htagweb = (
+        "every feature on (cookie, Origin, header rules, activity; its own orchestrator API behind a Unix socket). The "
+        "load says the same heads again and again, as a browser does, and these it judges once in some seconds; in the "
+        "row with queries of their own none comes twice"
+    )
     said = {
-        "htagweb": f"this checkout, {htagweb}; Python {platform.python_version()}, uvicorn {version('uvicorn')}, "
+        "htagweb": f"this checkout, {htagweb}. Python {platform.python_version()}, uvicorn {version('uvicorn')}, "
         f"uvloop {version('uvloop')}, httptools {version('httptools')}",
         "nginx": f"{_nginx_version()}, one worker, no access log, request bodies streamed, no temporary files",
         "aiohttp": "" if "aiohttp" not in names else f"{version('aiohttp')}, server and client, on uvloop",
