@@ -13,10 +13,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.harness.conftest import Boot
-from tests.harness.driver import DEADLINE_S, Harness
+from tests.harness.driver import DEADLINE_S, Harness, booted
 from tests.harness.page1 import Page as Page1
 from tests.harness.sealed_page import SealedPage
 from tests.harness.test_generation2 import Page as Page2
+from tests.sites import Sites
 
 BROKEN, GONE = 4801, 4810
 BOTH = pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COUNTER2)], ids=["htag 1", "htag 2"])
@@ -259,6 +260,19 @@ async def test_an_app_of_no_htag_is_refused(boot: Boot) -> None:
     app = "async def app(scope, receive, send):\n    pass\n"
     answer = await harness.load(app, "app:app", parano=True, expect="failed")
     assert "parano is for apps of htag only" in answer["error"]
+
+
+async def test_where_its_package_is_missing_the_app_is_not_served(sites: Sites, tmp_path: Path) -> None:
+    (tmp_path / "site-gen1").symlink_to(sites.root / "site-gen1")
+    (tmp_path / "site").mkdir()
+    for path in (sites.root / "site").iterdir():
+        if not path.name.startswith("cryptography"):
+            (tmp_path / "site" / path.name).symlink_to(path)
+    async with booted(Sites(tmp_path), 1) as harness:
+        await harness.connect()
+        await harness.link.hello()
+        answer = await harness.load(COUNTER1, parano=True, expect="failed")
+    assert "parano needs the package cryptography, which isn't here" in answer["error"]
 
 
 async def test_an_apps_own_module_of_that_name_is_not_taken_for_the_real_one(boot: Boot) -> None:
