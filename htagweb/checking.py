@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from htagweb_orchestrator import composition
+from htagweb_orchestrator.builds import problem_of
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.errors import EngineUnavailable, OrchestratorError
 from htagweb_orchestrator.model import AppCard
@@ -70,6 +71,8 @@ def check(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> 
     networks = {limits.network for limits in settings.all_limits()} - {""}
     if networks and only is None:
         problems = (*problems, *asyncio.run(_missing_networks(settings, networks)))
+    if settings.images and only is None:
+        problems = (*problems, *asyncio.run(_missing_images(settings)))
     return Checked(apps, problems, catalogue.warnings() if only is None else ())
 
 
@@ -82,6 +85,17 @@ async def _missing_networks(settings: Settings, networks: set[str]) -> list[str]
         return []
     finally:
         await engine.close()
+
+
+async def _missing_images(settings: Settings) -> list[str]:
+    """Likewise, of the list images."""
+    maker = composition.images(settings)
+    try:
+        return [f"images: {problem}" for name in settings.images if (problem := await problem_of(maker, name))]
+    except EngineUnavailable:
+        return []
+    finally:
+        await maker.close()
 
 
 @contextmanager

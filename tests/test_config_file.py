@@ -144,6 +144,14 @@ def test_a_file_that_an_editor_replaced_is_told_where_the_old_one_is_still_mount
     assert running.catalogue.problems == ("htagweb.toml was replaced by a new file, which is seen after a restart",)
 
 
+def test_limits_that_hold_now_hold_for_an_earlier_version_that_is_served_on(running: Running) -> None:
+    (running.file.parent / "apps" / "hello.py").write_text("def (")
+    running.catalogue.scan()
+    assert running.say('[apps.hello]\nmemory = "128m"')
+    assert running.catalogue.get("hello").limits.memory_bytes == 128 << 20
+    assert [card.name for card in running.catalogue.cards() if card.problem] == ["hello"]
+
+
 def test_an_image_and_the_list_that_allows_it_count_together(running: Running) -> None:
     assert running.say('images = ["ours:1"]\n[apps.hello]\nimage = "ours:1"')
     assert running.catalogue.get("hello").image == "ours:1"

@@ -7,6 +7,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 
 def wheel(
@@ -15,15 +16,15 @@ def wheel(
     version: str,
     *,
     requires: Iterable[str] = (),
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A pure-Python wheel of `name`, whose module of that name says its version."""
+    """A pure-Python wheel of `name` with these files, or else with a module of that name that says its version."""
     folder.mkdir(parents=True, exist_ok=True)
+    module, is_package = f"{name}.py", f"{name}/__init__.py" in files
     info = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
     content = {
-        f"{name}.py": f"VERSION = {version!r}\n",
-        **(files or {}),
+        **(files if is_package else {module: f"VERSION = {version!r}\n", **files}),
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -68,23 +68,11 @@ class Builds:
 
     async def _look(self) -> None:
         base = await self._maker.look(self._settings.sandbox_image)
-        own = {name: await self._problem_of(name) for name in self._images.own}
+        own = {name: await problem_of(self._maker, name) for name in self._images.own}
         news = self._images.tell(base, await self._maker.made(), own)
         self._look_at = time.monotonic() + LOOK_S
         if news:
             await self._changed()
-
-    async def _problem_of(self, image: str) -> str:
-        """Of one of the operator's own."""
-        try:
-            facts = await self._maker.look(image)
-        except ImageNotFound:
-            return f"the engine has no image {image}: build it, or pull it"
-        if facts.brings is None:
-            return f"the image {image} was not made from {self._settings.sandbox_image}, or from another release of it"
-        if facts.volumes:
-            return f"the image {image} declares a volume ({', '.join(facts.volumes)}), which no sandbox may have"
-        return ""
 
     async def _make(self, wanted: PackageSet) -> None:
         began = time.monotonic()
@@ -162,3 +150,16 @@ class Builds:
         gone = set(await self._maker.remove([each.name for each in unwanted]))
         self._look_at = 0.0
         return [each for each in unwanted if each.name in gone]
+
+
+async def problem_of(maker: ImageMaker, image: str) -> str:
+    """What keeps an image of the operator's own from being used; "" if nothing does."""
+    try:
+        facts = await maker.look(image)
+    except ImageNotFound:
+        return f"the engine has no image {image}: build it, or pull it"
+    if facts.brings is None:
+        return f"the image {image} was not made from the sandbox image, or from another release of it"
+    if facts.volumes:
+        return f"the image {image} declares a volume ({', '.join(facts.volumes)}), which no sandbox may have"
+    return ""

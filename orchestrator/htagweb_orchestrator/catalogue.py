@@ -273,8 +273,11 @@ class Catalogue:
             return self._said(broken, old)
 
     def _fit(self, version: PublishedApp | None) -> PublishedApp | None:
-        """An earlier version, if it may still be served: not in the clear where parano has been asked for since."""
-        return version if version is None or version.parano or not self._settings.app(version.name).parano else None
+        """An earlier version with the limits that hold now, if it may be served on: not in the clear where parano has
+        been asked for since."""
+        if version is None or (self._settings.app(version.name).parano and not version.parano):
+            return None
+        return msgspec.structs.replace(version, limits=self._settings.limits(version.name))
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
         if old is None or (new.published, new.problem) != (old.published, old.problem):

@@ -103,6 +103,16 @@ class Stage(Platform):
         self._own.insert(0, name)
         return name
 
+    def inside(self, image: str, folder: str) -> dict[str, bytes]:
+        """The files of a folder in an image, by path from where the folder lies."""
+        made = self.client.create_container(image, "none")
+        try:
+            stream, _ = self.client.get_archive(made["Id"], folder)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+                return {info.name: file.read() for info in tar if (file := tar.extractfile(info)) is not None}
+        finally:
+            self.client.remove_container(made["Id"], force=True)
+
     def images(self) -> list[dict[str, Any]]:
         return list(self.client.images(filters={"label": f"{MADE_BY}={self.instance}"}))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from htagweb.checking import check
 from htagweb_orchestrator.model import Ending
 from htagweb_orchestrator.settings import AppSettings
 from tests.attacks.stage import eventually
+from tests.engines.conftest import IMAGE, SOCKET
 from tests.packages.conftest import Stage, app
 from tests.wheels import wheel
 
@@ -30,6 +33,19 @@ async def test_apps_with_contradicting_versions_run_side_by_side_on_either_htag(
     assert "tiny 2.0, htag 2." in await stage.shows("new", visitor)
     assert len(stage.images()) == 2
     assert not stage.builders()
+
+
+async def test_an_exact_htag_is_the_apps_own_beside_that_of_the_others(stage: Stage) -> None:
+    htag = stage.inside(IMAGE, "/opt/htagweb/site-gen2/htag")
+    files = {name: content.decode() for name, content in htag.items() if name.endswith(".py")}
+    wheel(stage.wheels, "htag", "2.0.9999", requires=["starlette>=0.40.0"], files=files)
+    says = "f'htag {htag.__version__} of {htag.__file__}'"
+    stage.publish("exact.py", app("htag==2.0.9999", says=says, imports="import htag", generation=2))
+    stage.publish("usual.py", app("htag>=2", says=says, imports="import htag", generation=2))
+    await stage.serve()
+    visitor = stage.visitor()
+    assert "htag 2.0.9999 of /opt/htagweb/site-htag/htag/__init__.py" in await stage.shows("exact", visitor)
+    assert "of /opt/htagweb/site-gen2/htag/__init__.py" in await stage.shows("usual", visitor)
 
 
 async def test_what_cant_be_installed_is_said_in_words_and_the_rest_goes_on(stage: Stage) -> None:
@@ -159,3 +175,10 @@ async def test_an_image_of_the_operators_own_can_change_nothing_of_the_wall(stag
     assert said["volume"].endswith("declares a volume (/var/lib/data), which no sandbox may have")
     assert "was not made from" in said["strange"]
     assert said["missing"] == "the engine has no image htagweb-no-such-image:1: build it, or pull it"
+
+
+def test_apps_check_names_an_image_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "htagweb.toml").write_text(f'images = ["{IMAGE}", "htagweb-no-such-image:1"]\n')
+    (problem,) = check(tmp_path / "apps", {"DOCKER_SOCK": SOCKET}).problems
+    assert problem == "images: the engine has no image htagweb-no-such-image:1: build it, or pull it"

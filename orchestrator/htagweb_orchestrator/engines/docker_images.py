@@ -33,7 +33,7 @@ T = TypeVar("T")
 UID = 60000  # nobody's: sandboxes have 20000 to 59999
 MEMORY = 512 * 1024**2
 LOG_LINES, LOG_CHARS = 400, 64 * 1024
-LOOK_S = 0.5
+LOOK_S = 0.25
 NAMELESS = "<none>:<none>"  # of an image that another took the name of
 BRINGS = "/opt/htagweb/brings.json"
 
