@@ -35,9 +35,8 @@ def check_asgi(app: Any, entry: str) -> None:
 
 
 class AsgiApp:
-    def __init__(self, app: ASGIApp, *, name: str, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, *, name: str) -> None:
         self._app = app
-        self._prefix = prefix
         self._script = document_script(name)
         self._lifespan = Lifespan(app)
 
@@ -57,9 +56,10 @@ class AsgiApp:
         if is_http and scope["method"] == "GET" and b"text/html" in headers.get(b"accept", b""):
             # Nothing could be put into a document that comes compressed.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
-        scope["root_path"] = self._prefix
-        scope["path"] = self._prefix + scope["path"]
-        scope["raw_path"] = self._prefix.encode() + scope["raw_path"]
+        prefix = headers.get(b"x-forwarded-prefix", b"")  # none where the app has a host of its own
+        scope["root_path"] = prefix.decode("latin-1")
+        scope["path"] = scope["root_path"] + scope["path"]
+        scope["raw_path"] = prefix + scope["raw_path"]
         if headers.get(b"x-forwarded-proto") == b"https":
             scope["scheme"] = "https" if is_http else "wss"
         visitor = headers.get(b"x-forwarded-for", b"").split(b",")[0].strip().decode("latin-1")

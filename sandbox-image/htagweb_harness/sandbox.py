@@ -289,7 +289,7 @@ class Sandbox:
         app's page is its own matter: that one is started."""
         name, dev = str(self._load.get("app", "app")), bool(self._load.get("dev"))
         if not self._generation:
-            app0 = self._asgi = AsgiApp(self._cls, name=name, prefix=prefix)
+            app0 = self._asgi = AsgiApp(self._cls, name=name)
             await app0.start()
             return app0
         http_only, base = bool(self._load.get("http_only")), str(self._load.get("base") or "")

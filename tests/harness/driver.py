@@ -151,9 +151,11 @@ class Harness:
             return await self.process.wait()
 
     @asynccontextmanager
-    async def websocket(self, path: str) -> AsyncIterator[ClientConnection]:
+    async def websocket(self, path: str, **options: Any) -> AsyncIterator[ClientConnection]:
         uri = f"ws://sandbox{path}"
-        async with unix_connect(str(self.run / "app.sock"), uri, compression=None, max_size=None) as websocket:
+        async with unix_connect(
+            str(self.run / "app.sock"), uri, compression=None, max_size=None, **options
+        ) as websocket:
             yield websocket
 
     async def close(self) -> None:

@@ -54,7 +54,11 @@ app = Starlette(lifespan=lifespan, routes=[
 app.add_middleware(GZipMiddleware, minimum_size=10)
 """
 SCRIPT = '<script src="/-/live.js" data-app="toy" data-sockets="own"></script>'
-VISITOR = {"host": "apps.example", "x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7"}
+VISITOR = {
+    "host": "apps.example", "x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7", "x-forwarded-prefix": "/toy",
+}  # fmt: skip
+SOCKET = {name: value for name, value in VISITOR.items() if name != "host"}  # which the client sends itself
+OWN_HOST = {"host": "toy.apps.example", "x-forwarded-proto": "http"}
 
 
 @pytest.fixture
@@ -101,9 +105,11 @@ async def test_it_knows_where_it_is_served_and_to_whom(other: Harness) -> None:
         "client": "192.0.2.7",
         "greeting": "hello",
     }
-    async with other.websocket("/echo") as websocket:
+    facts = (await other.http.get("/facts", headers=OWN_HOST)).json()
+    assert (facts["own"], facts["root"]) == ("http://toy.apps.example/facts", "")
+    async with other.websocket("/echo", additional_headers=SOCKET) as websocket:
         await websocket.send("hi")
-        assert await websocket.recv() == "ws://sandbox/toy/echo hi"
+        assert await websocket.recv() == "wss://sandbox/toy/echo hi"
 
 
 async def test_its_lifespan_begins_with_its_visitor_and_ends_with_the_sandbox(other: Harness) -> None:
@@ -146,4 +152,4 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": scope["path"].encode()})
 """
     await served(other, source)
-    assert (await other.http.get("/a%20b")).text == "/toy/a b"
+    assert (await other.http.get("/a%20b", headers=VISITOR)).text == "/toy/a b"
