@@ -101,6 +101,8 @@ class DataFolders:
 
     def remove(self, keys: Collection[str]) -> None:
         """Removing what is gone is a success. Raises OSError."""
+        if not self._path.is_dir():
+            return
         with _opened(self._path) as data:
             for key in keys:
                 with contextlib.suppress(FileNotFoundError):
