@@ -262,7 +262,10 @@ def _password() -> str:
     """Never an argument: those are seen by everybody on the machine, and kept by shells."""
     if sys.stdin.isatty():
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
-    return sys.stdin.readline().rstrip("\r\n")
+    try:
+        return sys.stdin.buffer.readline().decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        fail("A password is read as UTF-8, and this is something else.", MISUSED)
 
 
 def _entry(row: Row) -> list[str]:

@@ -18,6 +18,7 @@ from .tokens import Tokens
 
 Row = dict[str, Any]
 SHORTEST = 8  # characters of a password
+LONGEST_LIFE_S = 10 * 365 * 86_400.0  # of a token that has one
 
 
 class NewAccount(Struct, frozen=True):
@@ -168,7 +169,9 @@ class People:
         label = new.label.strip()
         if not label or len(label) > 64 or not label.isprintable():
             raise BadRequest("A token needs a label of at most 64 characters, which says what it is for.")
-        if self._tokens.matching(label):
+        if new.life_s is not None and not 1 <= new.life_s <= LONGEST_LIFE_S:
+            raise BadRequest("A token's life is a second to ten years.")
+        if self._tokens.labelled(label):
             raise Taken(f"There is a token {label} already.")
         secret, token = await self._tokens.create(label, life_s=new.life_s)
         return {"id": token.id[:12], "label": label, "token": secret}
@@ -176,7 +179,8 @@ class People:
     async def revoke_token(self, prefix: str) -> None:
         found = self._tokens.matching(prefix)
         if len(found) != 1:
-            raise NotThere(f"There is no token {prefix}." if not found else f"{len(found)} tokens begin with {prefix}.")
+            several = f"The ids of {len(found)} tokens begin with {prefix}: give more of it, or the label."
+            raise NotThere(several if found else f"There is no token {prefix}.")
         await self._tokens.revoke(found[0].id)
 
     async def link(self) -> Row:

@@ -63,9 +63,12 @@ class Tokens:
     def all(self) -> list[Token]:
         return list(self._by_id.values())
 
-    def matching(self, prefix: str) -> list[Token]:
-        """By the first digits of its id, or by its whole label."""
-        return [each for each in self._by_id.values() if each.id.startswith(prefix) or each.label == prefix]
+    def labelled(self, label: str) -> list[Token]:
+        return [each for each in self._by_id.values() if each.label == label]
+
+    def matching(self, name: str) -> list[Token]:
+        """By its whole label, or by the first digits of its id; a label may look like those."""
+        return self.labelled(name) or [each for each in self._by_id.values() if name and each.id.startswith(name)]
 
     async def revoke(self, ident: str) -> bool:
         known = self._by_id.pop(ident, None) is not None  # at once, stored or not
