@@ -97,7 +97,14 @@ class Failures:
             self._recent.setdefault(key, deque()).append(now)
 
     def forgive(self, name: str, address: str) -> None:
-        """That attempt was none."""
+        """That attempt was none: it went well."""
         self._recent.pop(f"name {name}", None)
-        if times := self._recent.get(f"address {address}"):
-            times.pop()
+        self.withdraw("", address)
+
+    def withdraw(self, name: str, address: str) -> None:
+        """That attempt was none: nothing was tried."""
+        for key in (f"name {name}", f"address {address}"):
+            if times := self._recent.get(key):
+                times.pop()
+                if not times:
+                    del self._recent[key]

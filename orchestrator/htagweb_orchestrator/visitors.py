@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from .accounts import Accounts
+from .accounts import Account, Accounts
 from .admission import network
 from .audit import Audit, Event
 from .control import ControlPlane
@@ -69,8 +69,7 @@ class Visitors:
         address = network(client)
         self._attempt(name, address)
         try:
-            account = await self._accounts.get(name)
-            fits = await self._passwords.verify(account.hash if account else None, password)
+            account, fits = await self._tried(name, password, address)
             if account is None or account.disabled or not fits:
                 self._refused(name if account else "", "disabled" if account and fits else "wrong", client)
                 raise SignInRefused(_WRONG)
@@ -87,6 +86,15 @@ class Visitors:
             return welcome
         except sqlite3.Error as error:
             raise _store_failed(error) from error
+
+    async def _tried(self, name: str, password: str, address: str) -> tuple[Account | None, bool]:
+        """The account of that name, and whether the password is its own. Who can't even be asked has not failed."""
+        try:
+            account = await self._accounts.get(name)
+            return account, await self._passwords.verify(account.hash if account else None, password)
+        except (SignInLimited, sqlite3.Error):
+            self._failures.withdraw(name, address)
+            raise
 
     async def admit(
         self, person: Person, method: str, *, client: str = "", sid: str = "", visitor: UserId | None = None

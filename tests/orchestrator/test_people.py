@@ -37,7 +37,7 @@ async def plane(stage: Stage) -> Plane:
 async def htagweb(plane: Plane, folder: Path) -> AsyncIterator[Command]:  # noqa: F811
     """Type a command; `typed` is what stands on its stdin."""
 
-    async def run(*words: str, typed: str = "") -> Result:
+    async def run(*words: str, typed: str | bytes = "") -> Result:
         runner = CliRunner(env={"HTAGWEB_ADMIN_DIR": str(folder)})
         return await asyncio.to_thread(runner.invoke, app, list(words), input=typed)
 
@@ -130,6 +130,7 @@ async def test_nobody_is_signed_in_without_it_being_stored(stage: Stage, plane: 
         (("add", "anon-ann"), FIRST, 2, "can't be a name"),
         (("add", "operator"), FIRST, 2, "can't be a name"),
         (("add", "eve"), "short", 2, "A password has 8 to 1024 characters."),
+        (("add", "eve"), b"caf\xe9 au lait", 2, "A password is read as UTF-8"),
         (("add", "eve"), "", 2, "A password has 8 to 1024 characters."),
         (("add", "eve", "--group", "a b"), FIRST, 2, "can't be a group"),
         (("add", "bob"), FIRST, 2, "There is a user bob already."),
@@ -140,7 +141,7 @@ async def test_nobody_is_signed_in_without_it_being_stored(stage: Stage, plane: 
     ],
 )
 async def test_a_mistake_is_told_and_changes_nothing(
-    htagweb: Command, words: tuple[str, ...], typed: str, code: int, said: str
+    htagweb: Command, words: tuple[str, ...], typed: str | bytes, code: int, said: str
 ) -> None:
     assert (await htagweb("users", "add", "bob", typed=FIRST)).exit_code == 0
     result = await htagweb("users", *words, typed=typed)
@@ -170,6 +171,39 @@ async def test_a_token_opens_the_operators_api_until_it_is_revoked(
     assert (await htagweb("token", "revoke", "lasting")).exit_code == 3
     with pytest.raises(NotAnOperator):
         await plane.visitors.operator(lasting)
+
+
+async def test_a_token_is_named_by_its_label_or_by_the_first_digits_of_its_id(htagweb: Command) -> None:
+    """A label may be what another one's id begins with."""
+    assert (await htagweb("token", "create", "backup")).exit_code == 0
+    (backup,) = await rows(htagweb, "token")
+    digit = backup["id"][0]
+    assert (await htagweb("token", "create", digit)).exit_code == 0
+    assert (await htagweb("token", "revoke", digit)).exit_code == 0
+    assert [row["label"] for row in await rows(htagweb, "token")] == ["backup"]
+    assert (await htagweb("token", "revoke", "")).exit_code == 3
+    assert (await htagweb("token", "revoke", digit)).exit_code == 0
+    assert await rows(htagweb, "token") == []
+
+
+async def test_a_token_that_was_never_good_is_not_made(htagweb: Command) -> None:
+    result = await htagweb("token", "create", "backup", "--life", "0s")
+    assert (result.exit_code, result.stderr) == (2, "A token's life is a second to ten years.\n")
+    assert (await htagweb("token", "create", "backup", "--life", "4000d")).exit_code == 2
+    assert await rows(htagweb, "token") == []
+
+
+async def test_who_was_only_told_to_wait_has_not_failed(plane: Plane, htagweb: Command) -> None:
+    """A class that signs in at one moment, from one address."""
+    assert (await htagweb("users", "add", "ann", typed=FIRST)).exit_code == 0
+    refused = await asyncio.gather(
+        *(plane.visitors.sign_in(f"pupil{n}", "wrong", client="192.0.2.1") for n in range(OF_ADDRESS)),
+        return_exceptions=True,
+    )
+    told = [str(each) for each in refused if isinstance(each, SignInLimited)]
+    assert told
+    assert all("at this moment" in text for text in told)
+    assert await plane.visitors.sign_in("ann", FIRST, client="192.0.2.1")
 
 
 async def test_a_link_signs_an_operator_in_once(stage: Stage, plane: Plane, htagweb: Command) -> None:
