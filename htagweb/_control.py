@@ -77,15 +77,15 @@ async def _until_alone(platform: OwnPlatform, stopped: asyncio.Event) -> None:
 
 
 def _routes(platform: OwnPlatform) -> list[Route]:
-    control = platform.control
+    belongings = platform.sessions
 
     async def get(request: Request) -> Response:
         asked = await read_body(request, SessionRequest)
-        return json_answer(await control.session(asked.user, asked.app))
+        return json_answer(await belongings.session(asked.user, asked.app))
 
     async def patch(request: Request) -> Response:
         asked = await read_body(request, PatchRequest)
-        await control.patch_session(asked.user, asked.app, asked.set, asked.delete)
+        await belongings.patch_session(asked.user, asked.app, asked.set, asked.delete)
         return Response(status_code=204)
 
     async def publish(request: Request) -> Response:

@@ -11,6 +11,7 @@ import msgspec
 
 from htagweb_orchestrator import composition
 from htagweb_orchestrator.admission import Admission
+from htagweb_orchestrator.belongings import Belongings
 from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.model import AppCard, Platform, SandboxId
 from htagweb_orchestrator.output import OutputFiles
@@ -64,8 +65,8 @@ class OwnPlatform:
         return self.control
 
     @property
-    def sessions(self) -> ControlPlane:
-        return self.control
+    def sessions(self) -> Belongings:
+        return self.control.belongings
 
     async def publish(self, source: Source) -> AppCard:
         """Let users open it from now on, and every worker know of it."""

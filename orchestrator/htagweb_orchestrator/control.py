@@ -20,6 +20,7 @@ from .access import allows
 from .admission import Admission
 from .app_images import AppImages
 from .audit import Audit, Event
+from .belongings import Belongings
 from .builds import Builds
 from .catalogue import Apps, Catalogue, PublishedApp
 from .census import Census
@@ -35,26 +36,22 @@ from .errors import (
     EngineUnavailable,
     IsolationBroken,
     OrchestratorError,
-    SessionRefused,
     StartFailed,
     StartTimeout,
 )
-from .harness import HarnessLink
 from .hub import Hub
 from .image_maker import ImageMaker
 from .kept import Kept
 from .line import WaitingLine
+from .links import Links
 from .model import (
-    ASGI,
     AppName,
     AppsChanged,
     Change,
     Ending,
     Icon,
-    Person,
     Route,
     RouteChanged,
-    RouteGone,
     SandboxId,
     Seen,
     Snapshot,
@@ -82,8 +79,6 @@ TICK_S = 0.25  # how often the reaper looks
 SCAN_S = 0.5  # how often apps/ and the configuration are compared
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
-RELINK_S = 0.2  # before a lost control connection is made again: the sandbox decides how often it loses it
-RESERVED = "htagweb."  # what keys of the session begin with that are never stored: the platform puts them in
 EXPIRE_S = 5.0  # how often sign-ins are looked through for those that are over
 WRITE_S = 5.0  # how old the last activity in a lease file may be
 MEASURE_S, MEASURED = 30.0, 16  # how often sandboxes' memory is measured, and of how many: some engines are slow at it
@@ -143,30 +138,12 @@ class ControlPlane:
         self._sign_ins.tell = self._hub.publish
         self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._relinking: set[SandboxId] = set()
         self._refusal: OrchestratorError | None = EngineUnavailable("The server is starting. Try again in a moment.")
         self._opened_s = self._now()
         self._ticked_s = self._now()
-        self._closing = False
         self._taken_over = False  # what ran under an earlier orchestrator is known
         self._made_room_s = self._opened_s
         self._line = WaitingLine(room=self._has_room, held_up=self._held_up, now=now)
-        self._starter = Starter(
-            engine=engine,
-            run=run,
-            catalogue=catalogue,
-            sessions=sessions,
-            output=output,
-            listener=self,
-            orphan_timeout_s=settings.orphan_timeout_s,
-            session_size=settings.session_size_bytes,
-            dev=settings.dev,
-            profile=self._profile,
-            session_key=settings.session_key,
-            data=data,
-            others=lambda sandbox: self._kept is not None and self._kept.others(sandbox),
-            now=now,
-        )
         self._endings = Endings(
             engine=engine,
             run=run,
@@ -186,6 +163,40 @@ class ControlPlane:
             )
             if data is not None
             else None
+        )
+        self.belongings = Belongings(
+            registry=self._registry,
+            sessions=sessions,
+            settings=settings,
+            catalogue=catalogue,
+            endings=self._endings,
+            hub=self._hub,
+            kept=self._kept,
+            moved=self._moved,
+        )
+        self._links = Links(
+            registry=self._registry,
+            output=output,
+            endings=self._endings,
+            belongings=self.belongings,
+            connect=lambda sandbox: self._starter.connect(sandbox),
+            now=now,
+        )
+        self._starter = Starter(
+            engine=engine,
+            run=run,
+            catalogue=catalogue,
+            sessions=sessions,
+            output=output,
+            listener=self._links,
+            orphan_timeout_s=settings.orphan_timeout_s,
+            session_size=settings.session_size_bytes,
+            dev=settings.dev,
+            profile=self._sign_ins.person,
+            session_key=settings.session_key,
+            data=data,
+            others=lambda sandbox: self._kept is not None and self._kept.others(sandbox),
+            now=now,
         )
         self._pulse = Pulse(registry=self._registry, endings=self._endings)
         self._census = Census(
@@ -312,13 +323,15 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
-        self._closing = True
         self._refusal = Draining("The server is restarting. Try again in a moment.")
         self._hub.cut()
         starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
         for task in (*self._tasks, *starts):
             task.cancel()
+        self._links.stop()
         await asyncio.gather(*self._tasks, *starts, return_exceptions=True)
+        await self._links.close()
+        await self.belongings.close()
         await self._pool.close()
         await self._pulse.close()
         await self._endings.close()
@@ -479,7 +492,7 @@ class ControlPlane:
                 self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
                 self._step(sandbox, Step.READY)
                 if sandbox.link is None or sandbox.link.closed:  # it hung up with its last word
-                    self._spawn(self._relink(sandbox, RELINK_S), f"relink {sandbox.error_id}")
+                    self._links.make_again(sandbox)
                 self._note(Event.STARTED, sandbox.lease.user, app=sandbox.lease.app, sandbox=sandbox.id)
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
 
@@ -624,109 +637,11 @@ class ControlPlane:
 
     def _adopted(self, sandbox: Sandbox) -> None:
         self._publish(sandbox)
-        self._spawn(self._relink(sandbox), f"relink {sandbox.error_id}")
+        self._links.make_again(sandbox, 0.0)
 
-    async def _relink(self, sandbox: Sandbox, delay_s: float = 0.0) -> None:
-        """Until it answers: a handler may be blocking its harness. A hostile one need not answer at all; its idle time
-        and its lifetime end it like any other."""
-        if sandbox.id in self._relinking:  # a connection that is lost before its hello is reported here, too
-            return
-        self._relinking.add(sandbox.id)
-        try:
-            while True:
-                await asyncio.sleep(delay_s)
-                if sandbox.state is not State.READY or sandbox.died.is_set():
-                    return
-                try:
-                    sandbox.link = await self._starter.connect(sandbox)
-                    if sandbox.link.stage != "claimed":  # an orchestrator was killed while it gave it its user
-                        self._endings.end(sandbox, Ending.LOST, "its start was broken off", polite=False)
-                    if not sandbox.link.closed:
-                        return
-                except Exception as error:
-                    log.debug("control connection not made: %s", error, extra={"sandbox": sandbox.id})
-                delay_s = min(max(delay_s * 2, RELINK_S), 10.0)
-        finally:
-            self._relinking.discard(sandbox.id)
-
-    # -- harness.Listener ----------------------------------------------------------------------------------------
-
-    def output(self, sandbox: SandboxId, text: str, dropped: int) -> None:
-        found = self._registry.get(sandbox)
-        if found is not None:
-            found.output_bytes += len(text) + dropped
-        self._output.add(sandbox, text, dropped)
-
-    def exits(self, sandbox: SandboxId, reason: str) -> None:
-        found = self._registry.get(sandbox)
-        if found is not None:
-            found.exit_reason = reason or "the app ended itself"
-
-    def busy(self, sandbox: SandboxId, label: str, up_to_s: float) -> None:
-        found = self._registry.get(sandbox)
-        if found is not None:
-            found.busy.say(label, up_to_s, self._now())
-
-    def overran(self, sandbox: SandboxId) -> None:
-        found = self._registry.get(sandbox)
-        if found is not None and found.state is State.READY:
-            limit_s = found.lease.limits.interaction_timeout_s
-            self._endings.end(found, Ending.TIMEOUT, f"one interaction took longer than {reaper.duration(limit_s)}")
-
-    def link_lost(self, sandbox: SandboxId, breach: str) -> None:
-        found = self._registry.get(sandbox)
-        if found is None or found.state is not State.READY or self._closing:
-            return
-        if breach:
-            self._output.add(sandbox, f"{breach}\n")
-            self._endings.end(found, Ending.CRASHED, "it broke the rules of its control connection", polite=False)
-        else:
-            self._spawn(self._relink(found, RELINK_S), f"relink {found.error_id}")
-
-    async def session_changed(
-        self, sandbox: SandboxId, changed: Mapping[str, Any], deleted: Sequence[str]
-    ) -> str | None:
-        found = self._registry.get(sandbox)
-        if found is None:
-            return "this sandbox has ended"
-        user = found.lease.user
-        if not user:
-            return "nobody uses this app yet"
-        try:
-            await self._patch_session(user, found.lease.app, changed, deleted, but=found)
-        except OrchestratorError as error:
-            return str(error)
-        # Let the others be written before our ack is: who hears of another's change before his own is acknowledged may
-        # know that his own came later, and won.
-        await asyncio.sleep(0)
-        return None
-
-    async def _patch_session(
-        self,
-        user: UserId,
-        app: AppName,
-        changed: Mapping[str, Any],
-        deleted: Sequence[str],
-        *,
-        but: Sandbox | None = None,
-    ) -> None:
-        """Store it, and tell this user's other sandboxes that have the same record."""
-        if any(key.startswith(RESERVED) for key in (*changed, *deleted)):
-            raise SessionRefused(f"keys that begin with {RESERVED} are the platform's; the old value was kept")
-        key = self._settings.session_key(user, app)
-        await self._sessions.patch(key, changed, deleted)
-        for other in self._registry.of_user(user):
-            if other is but or self._settings.session_key(user, other.lease.app) != key:
-                continue
-            is_htag = other.lease.generation != ASGI  # another has no session
-            if is_htag and other.link is not None and not other.link.closed:
-                self._spawn(self._tell(other.link, changed, deleted), f"session {other.error_id}")
-
-    async def _tell(self, link: HarnessLink, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
-        try:
-            await link.session(changed, deleted)
-        except Exception as error:  # it gets the whole record at its next claim; a broken link is noticed elsewhere
-            log.debug("session change not delivered: %s", error)
+    def _moved(self, sandbox: Sandbox) -> None:
+        self._save(sandbox)
+        self._publish(sandbox)
 
     async def _scan(self) -> None:
         async with self._scanning:
@@ -761,75 +676,9 @@ class ControlPlane:
         """What can be started has changed: tell the gateways now."""
         await self._scan()
 
-    # -- for visitors.py ---------------------------------------------------------------------------------------------
-
-    async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
-        return await self._sessions.get(self._settings.session_key(user, app))
-
-    async def patch_session(
-        self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
-    ) -> None:
-        await self._patch_session(user, app, changed, deleted)
-
-    async def forget_session(self, user: UserId) -> None:
-        await self._sessions.forget(user)
-        if self._kept is not None:
-            await self._kept.remove(user)
-
-    async def hand_over(self, visitor: UserId, person: Person) -> None:
-        """What this anonymous visitor has becomes the person's, save what the person has of his own already. Raises
-        SessionStoreFailed, or OSError where what his apps keep can't be handed over."""
-        followed = []
-        for sandbox in self._registry.of_user(visitor):
-            if sandbox.state is State.READY and self._may_have(person, sandbox.lease.app):
-                self._registry.retire(sandbox)
-                sandbox.lease = sandbox.lease.replace(user=person.id)
-                self._registry.add(sandbox)
-                self._save(sandbox)
-                # In this order gateways close what is open under the old name, and his page comes back under the new.
-                self._hub.publish(RouteGone(user=visitor, app=sandbox.lease.app))
-                self._publish(sandbox)
-                followed.append(sandbox)
-            else:
-                self._endings.end(sandbox, Ending.VISITOR, "its visitor has signed in")
-        # No await before this: what the sandboxes store from now on comes after it, into the person's record.
-        try:
-            records = await self._sessions.hand_over(visitor, person.id)
-        finally:  # a sandbox that has followed has it mounted, whatever became of the session
-            if self._kept is not None:
-                await self._kept.hand_over(visitor, person.id)
-        for sandbox in followed:
-            key = self._settings.session_key(person.id, sandbox.lease.app)
-            had, has = records.get(key.app, ({}, {}))
-            if had != has and sandbox.link is not None and not sandbox.link.closed:
-                await self._tell(sandbox.link, has, [name for name in had if name not in has])
-
-    def _may_have(self, person: Person, app: AppName) -> bool:
-        return (
-            allows(self._catalogue.access_of(app), person)
-            and self._registry.live((person.id, app)) is None
-            and not (self._kept is not None and self._kept.has(person.id, app))  # it has the visitor's mounted
-            and len(self._registry.of_user(person.id)) < self._settings.max_per_user
-        )
-
-    async def introduce(self, person: Person) -> None:
-        """Tell this person's sandboxes who he is, now that he has signed in."""
-        for sandbox in self._registry.of_user(person.id):
-            if sandbox.link is not None and not sandbox.link.closed:
-                self._spawn(self._tell_profile(sandbox.link, person), f"profile {sandbox.error_id}")
-
-    async def _tell_profile(self, link: HarnessLink, person: Person) -> None:
-        try:
-            await link.profile(person)
-        except Exception as error:  # a broken link is noticed elsewhere
-            log.debug("profile not delivered: %s", error)
-
     def _note(self, event: Event, who: str, *, at_most_every_s: float = 0.0, **facts: object) -> None:
         if self._audit is not None:
             self._audit.add(event, who, at_most_every_s=at_most_every_s, **facts)
-
-    def _profile(self, user: UserId) -> Person | None:
-        return self._sign_ins.person(user)
 
     # -- for operators.py ----------------------------------------------------------------------------------------
 

@@ -24,9 +24,9 @@ import msgspec
 
 from .model import AppName, Struct, UserId
 from .quantities import show_size
+from .rundir import FOLDER
 
 MAX_FILES, MAX_DEPTH = 10_000, 50
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class TooMuch(Exception):

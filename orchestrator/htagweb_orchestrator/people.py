@@ -139,7 +139,7 @@ class People:
             raise NotThere(f"There is no user {name}.")
         await self._sign_ins.end_of(UserId(name))
         await self._end_sandboxes(UserId(name))
-        await self._control.forget_session(UserId(name))
+        await self._control.belongings.forget(UserId(name))
 
     async def sign_out(self, name: str) -> None:
         """Of every browser; whoever came by another server's word, too."""

@@ -53,12 +53,12 @@ class Visitors:
         self._audit = audit
 
     async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
-        return await self._control.session(user, app)
+        return await self._control.belongings.session(user, app)
 
     async def patch_session(
         self, user: UserId, app: AppName, changed: Mapping[str, Any], deleted: Sequence[str]
     ) -> None:
-        await self._control.patch_session(user, app, changed, deleted)
+        await self._control.belongings.patch_session(user, app, changed, deleted)
 
     async def sign_in(
         self, name: str, password: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
@@ -161,13 +161,13 @@ class Visitors:
             await self._sign_ins.end([sign_in_id(sid)])
         if self._take and visitor is not None and visitor.startswith(ANONYMOUS):
             try:
-                await self._control.hand_over(visitor, person)
+                await self._control.belongings.hand_over(visitor, person)
             except (
                 SessionStoreFailed,
                 OSError,
             ) as error:  # he is signed in; what was on record of the visitor stays behind
                 log.error("not handed over: %s", error, extra={"person": person.id})
-        await self._control.introduce(person)
+        await self._control.belongings.introduce(person)
         self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)
         return welcome
 

@@ -243,7 +243,7 @@ class Wire:
     async def connect(
         cls, sandbox: SandboxId, address: UnixAddress, listener: Any, **limits: float
     ) -> tuple[Wire, Hello]:
-        engine: SimulatedEngine = listener.engine
+        engine: SimulatedEngine = listener.plane.engine
         engine.alive()
         await asyncio.sleep(0.1)
         engine.alive()
@@ -287,7 +287,7 @@ class Wire:
         box, sandbox = self._box, self._box.spec.sandbox_id
         if box.stage != "loaded" or sandbox in self._machine.used:
             self._machine.violated(f"sandbox {sandbox} was claimed at stage {box.stage}, used: {box.owner}")
-        lease = self._listener.sandboxes(sandbox)[0].lease  # type: ignore[attr-defined]
+        lease = self._listener.plane.sandboxes(sandbox)[0].lease  # type: ignore[attr-defined]
         if (lease.app, lease.version) != (box.app, box.version):
             self._machine.violated(f"{lease.app} was claimed from a sandbox that has loaded {box.app}")
         self._machine.used.add(sandbox)

@@ -42,6 +42,7 @@ class Plane(ControlPlane):
     def __init__(self, world: Platform, **parts: Any) -> None:
         super().__init__(**parts)
         self._world = world
+        self._links.plane = self  # type: ignore[attr-defined]
         self._let_in, self._line.serve = self._line.serve, self._watched_serve  # type: ignore[method-assign]
 
     def _reserve(self, *asked: Any) -> Sandbox:

@@ -44,11 +44,11 @@ async def test_session_and_sandbox_follow_who_signs_in(stage: Stage) -> None:
     assert found is not None
     assert (found.sandbox, found.state) == (route.sandbox, State.READY)
     assert await plane.find(VISITOR, HELLO) is None
-    assert await plane.session(ANN, HELLO) == {"cart": [1]}
-    assert await plane.session(VISITOR, HELLO) == {}
+    assert await plane.belongings.session(ANN, HELLO) == {"cart": [1]}
+    assert await plane.belongings.session(VISITOR, HELLO) == {}
     await eventually(lambda: harness.profile == PROFILE)
     assert await harness.change({"more": 1}) is None
-    assert await plane.session(ANN, HELLO) == {"cart": [1], "more": 1}
+    assert await plane.belongings.session(ANN, HELLO) == {"cart": [1], "more": 1}
     # Gateways close what the anonymous visitor, or whoever has his old cookie, has open, before it is the person's.
     told = [change for change in watch.seen if isinstance(change, SignedIn | RouteGone | RouteChanged)][-3:]
     assert isinstance(told[0], SignedIn)
@@ -79,7 +79,7 @@ async def test_what_the_person_has_of_his_own_stays(stage: Stage) -> None:
     await plane.until_ready(VISITOR, HELLO)
     assert await stage.harness(follows).change({"cart": 1}) is None
     await plane.visitors.sign_in("ann", PASSWORD, visitor=VISITOR)
-    assert await plane.session(ANN, HELLO) == {"own": 1}
+    assert await plane.belongings.session(ANN, HELLO) == {"own": 1}
     found = await plane.find(ANN, HELLO)
     assert found is not None
     assert found.sandbox == own.sandbox
@@ -93,7 +93,7 @@ async def test_nothing_follows_where_it_is_to_be_left(stage: Stage) -> None:
     assert await stage.harness(route).change({"cart": 1}) is None
     await plane.visitors.sign_in("ann", PASSWORD, visitor=VISITOR)
     assert await plane.find(ANN, HELLO) is None
-    assert await plane.session(ANN, HELLO) == {}
+    assert await plane.belongings.session(ANN, HELLO) == {}
     assert (await plane.until_ready(VISITOR, HELLO)).sandbox == route.sandbox
 
 
@@ -114,7 +114,7 @@ async def test_a_sandbox_can_not_store_who_its_user_is(stage: Stage) -> None:
         error = await harness.change(change)
         assert error is not None
         assert "are the platform's" in error
-    assert await plane.session(VISITOR, HELLO) == {}
+    assert await plane.belongings.session(VISITOR, HELLO) == {}
 
 
 def keeps(stage: Stage) -> None:

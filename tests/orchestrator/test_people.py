@@ -85,10 +85,10 @@ async def test_an_account_from_its_making_to_its_removal(plane: Plane, htagweb: 
     with pytest.raises(AppNotFound):
         await plane.lease(ANN, HELLO)
 
-    await plane.patch_session(ANN, CLOCK, {"a": 1}, [])
+    await plane.belongings.patch_session(ANN, CLOCK, {"a": 1}, [])
     assert (await htagweb("users", "remove", "ann")).exit_code == 2
     assert (await htagweb("users", "remove", "ann", "--yes")).exit_code == 0
-    assert await plane.session(ANN, CLOCK) == {}
+    assert await plane.belongings.session(ANN, CLOCK) == {}
     assert await rows(htagweb, "users") == []
 
 

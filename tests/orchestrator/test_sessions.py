@@ -139,8 +139,8 @@ async def test_an_app_may_keep_a_session_to_itself(stage: Stage) -> None:
     assert await shared.change({"open": 1}) is None
     assert await private.change({"more": 1}) is None  # a round trip: whatever was on its way has arrived
     assert private.told() == shared.told() == []
-    assert await plane.session(ALICE, HELLO) == await plane.session(ALICE, TODO) == {"open": 1}
-    assert await plane.session(ALICE, CLOCK) == {"secret": 1, "more": 1}
+    assert await plane.belongings.session(ALICE, HELLO) == await plane.belongings.session(ALICE, TODO) == {"open": 1}
+    assert await plane.belongings.session(ALICE, CLOCK) == {"secret": 1, "more": 1}
     await plane.release(ALICE, CLOCK, Ending.VISITOR)
     assert stage.harness(await plane.until_ready(ALICE, CLOCK)).session == {"secret": 1, "more": 1}
 
