@@ -82,6 +82,7 @@ class Visitors:
             # Who changes an account ends its sign-ins after that: one that began in between is seen by one of the two.
             if await self._accounts.get(name) != account:
                 await self._sign_ins.end([welcome.sign_in.id])
+                self._refused(name, "changed", client)
                 raise SignInRefused(_WRONG)
             return welcome
         except sqlite3.Error as error:
@@ -162,10 +163,8 @@ class Visitors:
         if self._take and visitor is not None and visitor.startswith(ANONYMOUS):
             try:
                 await self._control.belongings.hand_over(visitor, person)
-            except (
-                SessionStoreFailed,
-                OSError,
-            ) as error:  # he is signed in; what was on record of the visitor stays behind
+            except (SessionStoreFailed, OSError) as error:
+                # He is signed in; what was on record of the visitor stays behind.
                 log.error("not handed over: %s", error, extra={"person": person.id})
         await self._control.belongings.introduce(person)
         self._audit.add(Event.SIGNED_IN, person.id, method=method, client=client)

@@ -104,6 +104,7 @@ async def test_one_who_is_disabled_while_he_signs_in_is_not_signed_in(
     with pytest.raises(SignInRefused):
         await plane.visitors.sign_in("ann", PASSWORD)
     assert plane.sign_ins.all() == ()
+    assert [entry["event"] for entry in await plane.audit.entries(who="ann")][-1] == "sign-in-refused"
 
 
 async def test_a_hash_of_weaker_parameters_is_renewed(stage: Stage, plane: Plane) -> None:
