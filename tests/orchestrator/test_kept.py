@@ -62,7 +62,7 @@ async def test_an_account_that_is_removed_takes_its_data_along(stage: Stage, kee
     await keeping.until_ready(ALICE, HELLO)
     await keeping.until_ready(BOB, HELLO)
     await keeping.release(ALICE, HELLO, Ending.VISITOR)
-    await keeping.forget_session(ALICE)
+    await keeping.belongings.forget(ALICE)
     assert kept(stage) == {(BOB, HELLO)}
 
 
