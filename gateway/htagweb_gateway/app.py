@@ -356,8 +356,10 @@ class Gateway:
         """Sign in whom the proxy names, when he opens a page and isn't known as that."""
         assert self._proxy_sign_in is not None
         person = self._proxy_sign_in.person(scope)
-        if person is None or not navigation(scope) or front.raw_path(scope) == b"/-/enter" or edge.app:
+        if person is None or not navigation(scope) or edge.app:
             return None
+        if front.raw_path(scope) == b"/-/enter" and not scope["query_string"].startswith(b"app="):
+            return None  # that is where he brings his cookie, if he brings one
         return None if self.identify(scope, edge) is not None else await self._site.admit(scope, edge, person)
 
     def card(self, name: AppName, visitor: Visitor | None) -> AppCard | None:

@@ -108,7 +108,7 @@ class Login:
             )
         except OrchestratorError as error:
             return self._gateway.pages.refused(error, target=login_url(target))
-        return self._welcomed(edge, welcome, target)
+        return self._welcomed(request, edge, welcome, target)
 
     async def admit(self, request: Request, edge: Edge, person: Person) -> Response:
         """Sign in somebody whom a trusted proxy names, and let him open again what he was about to."""
@@ -123,7 +123,7 @@ class Login:
             return pages.sign_in_failed(str(error), target=target, status=403)
         except OrchestratorError as error:
             return pages.refused(error, target=target)
-        return self._welcomed(edge, welcome, target)
+        return self._welcomed(request, edge, welcome, target)
 
     def _asking(self, request: Request, edge: Edge) -> dict[str, Any]:
         """Who asks to be signed in, for the orchestrator: what he is now is dead afterwards."""
@@ -133,9 +133,12 @@ class Login:
         secret = self._gateway.identity.secret(headers, edge.scheme)
         return {"client": edge.own_client, "sid": secret, "visitor": anonymous}
 
-    def _welcomed(self, edge: Edge, welcome: Welcome, target: str) -> Response:
+    def _welcomed(self, request: Request, edge: Edge, welcome: Welcome, target: str) -> Response:
         """A new cookie, and on. By way of /-/enter, which waits where another worker hasn't heard of him yet."""
         gateway = self._gateway
+        before = gateway.identity.visitor(request.scope["headers"], edge.scheme)
+        if before is not None and before.sign_in is None:
+            gateway.identity.sign_ins.became_a_person(before.user)
         gateway.identity.sign_ins.learn(welcome.sign_in)
         answer = RedirectResponse(f"/-/enter?next={quote(target, safe='')}", 303, headers=_NO_STORE)
         life_s = int(welcome.sign_in.left_s)
@@ -195,7 +198,7 @@ class Login:
             return gateway.pages.sign_in_failed(str(error), target=login_url(target), status=403)
         except OrchestratorError as error:
             return gateway.pages.refused(error, target=login_url(target))
-        answer = self._welcomed(edge, welcome, target)
+        answer = self._welcomed(request, edge, welcome, target)
         answer.headers.append("Set-Cookie", set_cookie(PROVIDER, edge.scheme, "", life_s=0))
         if len(known.id_token) <= HINT_BYTES:
             life_s = int(welcome.sign_in.left_s)

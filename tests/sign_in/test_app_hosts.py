@@ -267,3 +267,30 @@ async def test_57_an_apps_page_is_framed_by_itself_and_whom_the_operator_names(c
     await ann.go(f"http://{CLOCK}/")
     page = await ann.request("GET", "/", PAGE | {"Sec-Fetch-Site": "none"})
     assert page.all(b"content-security-policy") == [b"frame-ancestors 'self' https://intranet.example"]
+
+
+async def test_who_signs_in_at_the_portal_is_himself_at_an_app_that_he_had_open_before(stage: Stage) -> None:
+    ann = Wanderer(stage)
+    await ann.go(f"http://{HELLO}/")
+    (before,) = stage.plane.sandboxes()
+    await ann.at(PORTAL).sign_in()
+    assert (await ann.go(f"http://{HELLO}/")).status == 200
+    (after,) = stage.plane.sandboxes()
+    assert (after.id, after.lease.user) == (before.id, "ann")
+
+
+async def test_whom_a_proxy_names_is_named_at_every_host(closed_stage: Stage) -> None:
+    await closed_stage.open(
+        public_url=f"http://{PORTAL}", apps_domain="apps.test", auth="header", trusted_proxies=("127.0.0.1",)
+    )
+    ann = Proxied(closed_stage)
+    assert (await ann.go(f"http://{CLOCK}/x")).status == 200
+    assert (await ann.go(f"http://{HELLO}/")).status == 200
+    assert {sandbox.lease.user for sandbox in closed_stage.plane.sandboxes()} == {"ann"}
+
+
+class Proxied(Wanderer):
+    """Behind a proxy that says who he is."""
+
+    def head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        return super().head(method, target, {**headers, "Remote-User": "ann"})
