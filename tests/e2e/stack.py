@@ -106,6 +106,7 @@ class Stack:
         """The examples, the broken apps, and some of them again with less time."""
         apps = self.folder / "apps"
         apps.mkdir(parents=True)
+        (self.folder / "secrets").mkdir(mode=0o700)
         for source in (*(REPOSITORY / "apps").glob("*.py"), *(REPOSITORY / "tests/apps").glob("*.py")):
             shutil.copy(source, apps / source.name)
         for name in ("brief", "drowsy", "shortlived"):
