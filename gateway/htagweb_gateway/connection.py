@@ -17,9 +17,10 @@ from .headers import RawHeaders
 from .upstream_errors import BadResponse, Dropped, HeadTimeout, UpstreamError
 
 BUFFERED_BYTES = 64 * 1024  # per direction; above it whoever sends has to wait
-# Asked of the kernel, which makes it twice that: room for what the event loop reads at once (256 KB). By default a Unix
-# socket takes less, so that each piece of an upload would need two more calls, and a turn of the loop between them.
-KERNEL_BYTES = 208 * 1024
+# Asked of the kernel, which makes it twice that (less where net.core.wmem_max is lower): room for some of what the
+# event loop reads at once, 256 KB. By default a Unix socket takes not even one, so that each piece of an upload would
+# need two more calls, and a turn of the loop between them.
+KERNEL_BYTES = 416 * 1024
 
 
 class Connection(asyncio.Protocol):
