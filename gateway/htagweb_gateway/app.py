@@ -381,8 +381,10 @@ class Gateway:
         if not wants_page:
             return problem_of_error(error)
         if isinstance(error, UserLimitReached):
-            # At an app's own host nothing is to be done about another app.
-            longest_idle = self.routes.apps.get(AppName("" if edge.app else error.facts.get("longest_idle", "")))
+            # At an app's own host nothing is to be done about another app. One that isn't published any more, or not
+            # for him, is nowhere else to be ended.
+            name = AppName("" if edge.app else error.facts.get("longest_idle", ""))
+            longest_idle = self.routes.apps.get(name) or (AppCard(name=name, title=name) if name else None)
             return self.pages.limit(error, card, longest_idle=longest_idle, target=target)
         return self.pages.refused(error, target=target, dev=self.dev(edge))
 

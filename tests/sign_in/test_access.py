@@ -11,6 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from htagweb_orchestrator.model import AppName, AppsChanged
+from tests.orchestrator.stage import eventually
 from tests.sign_in.stage import PAGE, Person, Stage, place
 
 PROGRAM = {"Accept": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
@@ -134,3 +135,17 @@ async def test_whoever_may_not_open_it_any_more_is_shut_out_of_what_he_has_open(
     assert await sockets[0].recv() == "still here"
     assert (await ann.get("/clock/")).status == 200
     await sockets[0].close()
+
+
+async def test_what_is_not_published_any_more_can_be_ended_to_make_room(closed_stage: Stage) -> None:
+    await closed_stage.open(max_per_user=1)
+    ann = await closed_stage.person("ann")
+    assert (await ann.follow("/clock/")).status == 200
+    cards = tuple(card for card in closed_stage.plane._catalogue.cards() if card.name != "clock")
+    closed_stage.plane._hub.publish(AppsChanged(apps=cards))
+    await eventually(lambda: "clock" not in closed_stage.gateway.routes.apps)
+    full = await ann.follow("/todo/")
+    assert full.status == 429
+    assert 'End “clock”, open “Todo”' in full.body.decode()
+    assert place(await ann.form("/-/stop", app="clock", next="/todo/")) == "/todo/"
+    assert (await ann.follow("/todo/")).status == 200
