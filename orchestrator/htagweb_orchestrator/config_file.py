@@ -31,14 +31,21 @@ class ConfigFile:
         self._environ = environ
         self._path = configuration.file_of(environ)
         self._content, _ = _read(self._path)
+        self._coming: bytes | None = None  # what it has now, if that was seen once
         self.problems: tuple[str, ...] = ()
 
     def look(self, present: Settings) -> Settings | None:
-        """`present` with what has changed in the file, if something of it counts now. Blocks."""
+        """`present` with what has changed in the file, if something of it counts now: once two looks have found the
+        same. An editor may empty a file before it writes it, and half of one can be TOML that opens apps to everybody.
+        Blocks."""
         content, replaced = _read(self._path)
         if content == self._content:
             if replaced:  # by an editor; a container goes on seeing the file that was mounted
                 self._say((f"{self._path.name} was replaced by a new file, which is seen after a restart",))
+            self._coming = None
+            return None
+        if content != self._coming:
+            self._coming = content
             return None
         self._content = content
         try:

@@ -146,6 +146,6 @@ async def test_what_is_not_published_any_more_can_be_ended_to_make_room(closed_s
     await eventually(lambda: "clock" not in closed_stage.gateway.routes.apps)
     full = await ann.follow("/todo/")
     assert full.status == 429
-    assert 'End “clock”, open “Todo”' in full.body.decode()
+    assert "End “clock”, open “Todo”" in full.body.decode()
     assert place(await ann.form("/-/stop", app="clock", next="/todo/")) == "/todo/"
     assert (await ann.follow("/todo/")).status == 200
