@@ -43,5 +43,8 @@ bench-catalogue: ## measure a catalogue of 200 apps and a change of its configur
 bench-runtimes: ## measure what gVisor costs a sandbox (two minutes; needs Docker, root, and runsc: scripts/runsc gets it)
 	@scripts/venv && env $$(scripts/build-env) .venv/bin/python -m benchmarks runtimes
 
+bench-package: ## measure the package beside htagweb 1.0.0 (two minutes; needs the package index)
+	@scripts/venv && .venv/bin/python -m benchmarks package
+
 lock: ## bring every locked dependency up to date
 	@scripts/venv && scripts/lock --upgrade

@@ -13,7 +13,8 @@ from .stage import proxies
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    arguments.add_argument("section", choices=["data-path", "neighbours", "start", "memory", "runtimes", "catalogue"])
+    sections = ["data-path", "neighbours", "start", "memory", "runtimes", "catalogue", "package"]
+    arguments.add_argument("section", choices=sections)
     arguments.add_argument("--rounds", type=int, default=3, help="times that each figure is taken (default: 3)")
     arguments.add_argument("--seconds", type=int, default=1, help="how long each takes (default: 1)")
     arguments.add_argument("--to", type=Path, default=FILE, help="the file to write to (default: docs/benchmarks.md)")
@@ -38,6 +39,11 @@ def main() -> int:
         from . import catalogue
 
         write_section("catalogue", catalogue.measure(), given.to)
+        return 0
+    if given.section == "package":  # needs the package index
+        from . import package
+
+        write_section("package", package.measure(rounds=given.rounds), given.to)
         return 0
     if given.section == "memory":
         from . import capacity

@@ -14,6 +14,7 @@ SECTIONS = {
     "memory": "Memory",
     "runtimes": "gVisor",
     "catalogue": "The catalogue",
+    "package": "The package beside the original",
 }
 _HEAD = "# Benchmarks\n\nWhat stands between two markers was written by the command that it names.\n"
 

@@ -56,6 +56,9 @@ class Neighbour(OrchestratorClient):
                 base_url=f"http://127.0.0.1:{port}", headers={"X-Htagweb-Secret": secret}, trust_env=False
             )
 
+    async def warmed(self) -> None:
+        pass
+
     async def _meet_again(self) -> None:
         """One that has just been started knows no app yet."""
         async with self._meeting:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-from htagweb_gateway.embedded import PREFIX
 from htagweb_orchestrator.catalogue import PublishedApp
 from htagweb_orchestrator.errors import AppNotFound
 from htagweb_orchestrator.model import Access, AppCard, AppName
 from htagweb_orchestrator.settings import AppSettings, Settings
 
-from .source import Source
+from .source import PREFIX, Source
 from .source_files import SourceFiles
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -13,7 +15,7 @@ from htagweb_orchestrator import composition
 from htagweb_orchestrator.admission import Admission
 from htagweb_orchestrator.belongings import Belongings
 from htagweb_orchestrator.control import ControlPlane
-from htagweb_orchestrator.model import AppCard, Platform, SandboxId
+from htagweb_orchestrator.model import AppCard, Platform, SandboxId, State
 from htagweb_orchestrator.output import OutputFiles
 from htagweb_orchestrator.own_rundir import OwnRunDirectory
 from htagweb_orchestrator.sessions import Sessions
@@ -25,6 +27,7 @@ from .workplace import Options
 
 FOREVER_S = 10 * 365 * 86_400.0
 MEMORY_BYTES = 2 * 1024**3  # of one user's process: a limit against accidents, as there is none between users
+WARM_S = 3.0
 PER_USER, STARTS_PER_MINUTE = 100, 600  # what one visitor may have and start: no stranger is kept out here
 
 
@@ -73,6 +76,13 @@ class OwnPlatform:
         card = self._apps.publish(source)
         await self.control.published_anew()
         return card
+
+    async def warmed(self) -> None:
+        """Returns once a process waits for the first user, who would start a second one while it boots."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WARM_S if self._apps.cards() else 0.0):
+                while not any(each.state is State.WARM for each in self.control.sandboxes()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
 
 
 class _Spoken(OutputFiles):

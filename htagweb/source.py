@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 FORMS = 'a Tag class, a module that has a class App, or a text such as "module.App" or "module:App"'
+PREFIX = "/_"  # where apps' own addresses begin; the gateway's embedded.PREFIX, which is imported later than this
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

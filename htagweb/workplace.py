@@ -48,6 +48,7 @@ class Door(Protocol):
     @property
     def key_file(self) -> Path: ...
     async def publish(self, source: Source) -> AppCard: ...
+    async def warmed(self) -> None: ...
 
 
 class Workplace:
@@ -75,7 +76,7 @@ async def entered(ordinal: int, options: Options, sources: Sequence[Source]) -> 
     """Open a workplace, or enter that of our fellow workers, and leave it at the end. `ordinal` tells the servers of
     one program apart."""
     async with _door(ordinal, options, sources) as door:
-        # Imported while the orchestrator comes up.
+        await asyncio.sleep(0.01)  # the first process is on its way: it boots while we import
         from htagweb_gateway.embedded import EmbeddedGateway
         from htagweb_gateway.identity import Identity, signing_key
 
@@ -87,6 +88,7 @@ async def entered(ordinal: int, options: Options, sources: Sequence[Source]) -> 
             async with asyncio.timeout(READY_S):
                 while not (gateway.routes.filled and gateway.watching):  # noqa: ASYNC110  the watch is the gateway's own
                     await asyncio.sleep(0.005)
+            await door.warmed()
             yield workplace
 
 

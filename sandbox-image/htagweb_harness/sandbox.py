@@ -52,6 +52,7 @@ class Sandbox:
     def __init__(self, *, generation: int, app_dir: str, secrets_dir: str, sites: list[str]) -> None:
         self.stage = Stage.BLANK
         self.htag_version = ""
+        self.new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
         self.broken: LoadFailed | None = None  # the image itself could not be imported
         self.front = Front()
         self._generation = generation
@@ -187,7 +188,7 @@ class Sandbox:
             if message.get("parano"):
                 self._import_parano()
             # Before the import: code at the module's top level may ask for it.
-            loop = asyncio.new_event_loop()
+            loop = self.new_loop()
             asyncio.set_event_loop(loop)
             put_secrets(self._secrets_dir, message.pop("secrets", None) or {})
             self._importing = True

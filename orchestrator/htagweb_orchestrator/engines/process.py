@@ -88,7 +88,15 @@ class ProcessEngine:
     def _spawn(self, spec: SandboxSpec) -> _Process:
         own = Path(spec.directory).parent
         secret = "" if self._unix else secrets.token_hex(32)
-        command = [*self._program, "--generation", str(spec.generation), "--run", spec.directory, "--lifeline"]
+        command = [
+            *self._program,
+            "--generation",
+            str(spec.generation),
+            "--run",
+            spec.directory,
+            "--lifeline",
+            "--fast",
+        ]
         command += ["--memory-bytes", str(spec.memory_bytes)]
         for site in self._sites:
             command += ["--site", site]
