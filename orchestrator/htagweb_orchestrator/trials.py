@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable
 
 from .catalogue import Catalogue, PublishedApp
@@ -26,9 +27,10 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 0.25
 PAUSE_S = 30.0  # before what could not be tried, through no fault of its own, is tried again
+LAST_WORDS_S = 5.0
 FLOOD_BYTES = 1024 * 1024
 # What a class written for the other htag ends in.
-MISMATCHES = ("AttributeError", "ImportError", "ModuleNotFoundError", "TypeError", "NameError")
+OTHER_HTAG = re.compile(r"AttributeError: |(ImportError|ModuleNotFoundError|NameError): .*(htag|Tag|App|State|Router)")
 
 
 class Trials:
@@ -99,7 +101,7 @@ class Trials:
         sandbox.lease = sandbox.lease.replace(app=app.name, version=app.version)
         self._registry.add(sandbox)
         try:
-            problem = await self._problem(sandbox, app)
+            problem = await self._problem(sandbox, app) or await self._flood(sandbox)
         except Exception as error:  # the engine's fault, or a disk's: no verdict
             self._not_before = {tried: at for tried, at in self._not_before.items() if at > self._now()}
             self._not_before[app.tried] = self._now() + PAUSE_S
@@ -129,13 +131,22 @@ class Trials:
             step = "its first page failed" if sandbox.loaded else "it could not be imported"
             kind = f" on htag {app.generation}" if app.generation != ASGI else ""
             return f"when it was tried out{kind}, {step}: {error} {look}{self._hint(app, str(error))}"
-        if sandbox.output_bytes > FLOOD_BYTES:
-            return f"when it was tried out, it wrote {show_size(sandbox.output_bytes)} of output {look}"
         return ""
+
+    async def _flood(self, sandbox: Sandbox) -> str:
+        """Likewise, of what it wrote; that is on its way still when the page is there, so it ends politely first."""
+        await asyncio.wait({self._endings.end(sandbox, Ending.SURPLUS)}, timeout=LAST_WORDS_S)
+        if sandbox.output_bytes <= FLOOD_BYTES:
+            return ""
+        wrote = show_size(sandbox.output_bytes)
+        return f"when it was tried out, it wrote {wrote} of output (htagweb logs {sandbox.error_id})"
 
     @staticmethod
     def _hint(app: PublishedApp, error: str) -> str:
-        if app.generation == ASGI or app.pinned or not error.startswith(MISMATCHES):
+        if missing := re.match(r"ModuleNotFoundError: No module named '(\w+)", error):
+            if missing[1] != "htag":
+                return f'; if that is a package, the app has to name it: dependencies = ["{missing[1]}"]'
+        if app.generation == ASGI or app.pinned or not OTHER_HTAG.match(error):
             return ""
         other = "htag>=2" if app.generation == 1 else "htag<2"
         return f'; if it was written for the other htag, let it say so: dependencies = ["{other}"]'

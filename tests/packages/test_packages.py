@@ -132,6 +132,7 @@ async def test_what_is_wrong_with_an_app_is_said_before_anybody_opens_it(stage: 
     assert said["other"].endswith('dependencies = ["htag>=2"]')
     assert said["loud"].startswith("when it was tried out, it wrote ")
     assert "it could not be imported: ModuleNotFoundError: No module named 'tiny'" in said["absent"]
+    assert said["absent"].endswith('; if that is a package, the app has to name it: dependencies = ["tiny"]')
     assert not stage.row("sound")["problem"]
     assert "hello" in await stage.shows("sound")
 
