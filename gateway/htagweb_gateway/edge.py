@@ -64,8 +64,9 @@ class Edges:
             client = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
         if self._public_scheme:
             scheme, known = self._public_scheme, True
-        app = self.app_hosts.app_at(host) if self.app_hosts is not None else AppName("")
-        return Edge(scheme, host, client, bool(told), trusted, known, app)
+        if self.app_hosts is None:
+            return Edge(scheme, host, client, bool(told), trusted, known)
+        return Edge(scheme, host, client, bool(told), trusted, known, self.app_hosts.app_at(host))
 
     def from_proxy(self, scope: dict[str, Any]) -> bool:
         """Whether a trusted proxy sends this request."""

@@ -81,7 +81,7 @@ class Identity:
             return None
         age_s = time.time() - known.issued
         if not known.sign_in:
-            good = age_s <= self.life_s and not self.sign_ins.gone(known.user)
+            good = age_s <= self.life_s and known.user not in self.sign_ins.became_persons
             return Visitor(known.user, age_s) if good else None
         sign_in = self.sign_ins.get(known.sign_in)  # which has a life of its own
         return Visitor(sign_in.person.id, age_s, sign_in) if sign_in is not None else None

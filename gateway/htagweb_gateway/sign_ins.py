@@ -17,7 +17,9 @@ class SignIns:
         self._known: dict[str, tuple[SignIn, float]] = {}  # id -> sign-in, when it is over (monotonic)
         self._over: dict[str, None] = {}  # ids that mean nobody any more; in the order of their ends
         self._open: dict[str, set[Callable[[], None]]] = {}
-        self._gone: dict[UserId, None] = {}  # anonymous visitors who have signed in here, oldest first
+        # Anonymous visitors who signed in at this worker, until it restarts; oldest first. Others don't know of them:
+        # what such a visitor had is the person's, or left, in any case.
+        self.became_persons: dict[UserId, None] = {}
 
     def get(self, id: str) -> SignIn | None:
         """None for one that is over, or of which nobody has told us."""
@@ -33,17 +35,11 @@ class SignIns:
         """Who this user is, as the last of his sign-ins has it; None for one who isn't signed in anywhere."""
         return next((known.person for known, _ in reversed(self._known.values()) if known.person.id == user), None)
 
-    def gone(self, visitor: UserId) -> bool:
-        """Whether this anonymous visitor has become a person meanwhile: his old cookie, at whatever host, is nobody's.
-
-        Only the worker that signed him in knows that, until it restarts. What he had is the person's or left anyway.
-        """
-        return visitor in self._gone
-
     def became_a_person(self, visitor: UserId) -> None:
-        if len(self._gone) >= OVER:
-            del self._gone[next(iter(self._gone))]
-        self._gone[visitor] = None
+        """An anonymous visitor signed in: his old cookie is nobody's now, at whatever host."""
+        if len(self.became_persons) >= OVER:
+            del self.became_persons[next(iter(self.became_persons))]
+        self.became_persons[visitor] = None
 
     def learn(self, sign_in: SignIn) -> None:
         """One that was just made, or of which the watch told. The answer to a sign-in may come after the word that it

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from htagweb_orchestrator.settings import Settings
 from tests.orchestrator.stage import eventually
 from tests.sign_in.stage import PAGE, PASSWORD, Stage, free_port
 
@@ -150,3 +153,28 @@ async def test_on_a_name_of_the_lan_people_sign_in_and_are_warned(stage: Stage) 
     assert (await ann.sign_in(next="/clock/")).status == 303
     assert (await ann.follow("/clock/")).status == 200
     assert b"not encrypted" not in (await stage.visitor().page("/-/login")).body  # localhost
+
+
+@pytest.mark.parametrize("domain", ["", "apps.example.org"])
+def test_one_name_sets_all_that_the_profile_needs(domain: str) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker command here")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HTAGWEB_", "COMPOSE_"))}
+    said = subprocess.run(
+        ["docker", "compose", "--env-file", os.devnull, "--profile", "tls", "config", "--format", "json"],
+        cwd=ROOT,
+        env={**environment, "HTAGWEB_DOMAIN": domain},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    services = json.loads(said.stdout)["services"]
+    passed = services["orchestrator"]["environment"]
+    assert passed["HTAGWEB_PUBLIC_URL"] == (f"https://{domain}" if domain else "")
+    assert passed["HTAGWEB_TRUSTED_PROXIES"] == ("172.16.0.0/12 192.168.0.0/16" if domain else "")
+    assert services["tls"]["environment"]["DOMAIN"] == (domain or "localhost")
+    values = {name: value for name, value in passed.items() if value and name.startswith("HTAGWEB_")}
+    settings = Settings.load({**values, "HTAGWEB_CONFIG": str(ROOT / "htagweb.toml")})
+    assert settings.dev is not bool(domain)
+    assert "warn" not in said.stderr.lower(), said.stderr
