@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from htagweb_orchestrator.catalogue import Catalogue
@@ -115,6 +116,17 @@ def test_a_name_that_fits_no_address_is_told_with_a_better_one(folder: Folder, p
     assert card.problem.endswith(f"can't be part of an address: rename it to {better}")
     with pytest.raises(AppBroken):
         folder.catalogue.get(card.name)
+
+
+def test_a_name_whose_host_is_the_platforms_own_is_reserved(folder: Folder) -> None:
+    folder.settings = msgspec.structs.replace(
+        folder.settings, public_url="https://www.apps.example.org", apps_domain="apps.example.org"
+    )
+    folder.catalogue = Catalogue(folder.settings)
+    folder.write("www.py")
+    folder.write("web.py")
+    assert folder.problem("www") == "www is the platform's own host, by public_url and apps_domain: rename it"
+    assert folder.problem("web") == ""
 
 
 def test_two_apps_of_one_name_are_a_problem(folder: Folder) -> None:

@@ -28,13 +28,14 @@ class AppHosts:
         self.portal = platform.public_url
         self._scheme = urlsplit(self.portal).scheme
         self._port = urlsplit(self.portal).port
+        self._portal_host = (urlsplit(self.portal).hostname or "").encode("ascii")
         self._domain = platform.apps_domain
         self._suffix = f".{platform.apps_domain}".encode("ascii")
 
     def app_at(self, host: bytes) -> AppName:
         """The app whose host this may be, "" for any other host."""
         parts = split_host(host)
-        if parts is None or not parts[0].endswith(self._suffix):
+        if parts is None or not parts[0].endswith(self._suffix) or parts[0] == self._portal_host:
             return AppName("")
         label = parts[0].removesuffix(self._suffix)
         default = 443 if self._scheme == "https" else 80

@@ -315,6 +315,8 @@ class Catalogue:
     def _publish(self, app: Found, secrets: tuple[object, ...]) -> _Entry:
         if app.problem:
             raise Unreadable(app.problem)
+        if self._settings.reserves(app.name):
+            raise Unreadable(f"{app.name} is the platform's own host, by public_url and apps_domain: rename it")
         said = self._settings.app(app.name)
         files = discovery.read(app)
         source = self._examine(app, files, said.entry)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from . import configuration
 from .access import PUBLIC
@@ -133,6 +134,11 @@ class Settings(AppLimits, frozen=True):
     def session_key(self, user: UserId, name: AppName) -> SessionKey:
         """Which record this user's sandbox of an app has."""
         return SessionKey(user, name if self.app(name).session == "app" else AppName(""))
+
+    def reserves(self, name: str) -> bool:
+        """Whether this app's host would be the platform's own."""
+        own = urlsplit(self.public_url).hostname
+        return bool(self.apps_domain) and own == f"{name}.{self.apps_domain}"
 
     def limits(self, name: str) -> AppLimits:
         """The limits of one app: its own values over the defaults."""

@@ -294,3 +294,11 @@ class Proxied(Wanderer):
 
     def head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
         return super().head(method, target, {**headers, "Remote-User": "ann"})
+
+
+async def test_a_portal_below_the_apps_domain_is_no_apps_host(closed_stage: Stage) -> None:
+    await closed_stage.open(public_url="http://www.apps.test", apps_domain="apps.test")
+    visitor = Wanderer(closed_stage)
+    catalogue = await visitor.go("http://www.apps.test/")
+    assert (catalogue.status, visitor.way[-1]) == (200, "www.apps.test/")
+    assert b"<h1>Apps</h1>" in catalogue.body
