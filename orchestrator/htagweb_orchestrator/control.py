@@ -324,7 +324,7 @@ class ControlPlane:
     async def close(self) -> None:
         """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
         self._refusal = Draining("The server is restarting. Try again in a moment.")
-        self._hub.cut()
+        self._hub.close()
         starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
         for task in (*self._tasks, *starts):
             task.cancel()
@@ -551,6 +551,8 @@ class ControlPlane:
         return self._catalogue.icon(app)
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
+        if self._hub.closed:
+            return
         watcher = self._hub.join(gateway)
         try:
             yield self._snapshot()

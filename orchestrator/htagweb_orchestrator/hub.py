@@ -37,6 +37,7 @@ class Watcher:
 class Hub:
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self.closed = False  # nobody may watch any more
 
     def join(self, gateway: str) -> Watcher:
         watcher = Watcher(gateway)
@@ -66,6 +67,11 @@ class Hub:
         return bool(self._watchers) and all(watcher.reported for watcher in self._watchers)
 
     def cut(self) -> None:
-        """End every watch (the service stops)."""
+        """End every watch; who watches begins again."""
         for watcher in self._watchers:
             watcher.cut()
+
+    def close(self) -> None:
+        """The service stops. A gateway that comes back while it does is not kept: the server would wait for it."""
+        self.closed = True
+        self.cut()

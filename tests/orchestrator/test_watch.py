@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 from htagweb_orchestrator.hub import QUEUE
@@ -77,6 +78,13 @@ async def test_closing_ends_every_watch(stage: Stage, plane: Plane) -> None:
     watch = await plane.gateway()
     await stage.close_plane(plane)
     await eventually(watch.over.is_set)
+
+
+async def test_a_gateway_that_comes_back_while_the_service_stops_holds_nothing_up(plane: Plane) -> None:
+    """Its next watch would be broken off in the end, as a fault, after the server had waited for it."""
+    await plane.close()
+    async with aclosing(plane.watch("gateway-1")) as changes, asyncio.timeout(5):
+        assert [change async for change in changes] == []
 
 
 async def test_what_one_gateway_counted_goes_with_its_watch(stage: Stage, plane: Plane) -> None:
