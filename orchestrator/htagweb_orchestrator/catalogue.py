@@ -28,7 +28,7 @@ from .verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
-HOLD_S = 2.0  # how long a version that replaces a good one waits for its trial
+HOLD_S = 1.0  # how long a version that replaces a good one waits for its trial
 UNSETTLED_NS = 2_000_000_000
 """A file this young is read again: on a file system with coarse times a second write leaves no trace in them."""
 

@@ -101,22 +101,22 @@ class Trials:
         sandbox.lease = sandbox.lease.replace(app=app.name, version=app.version)
         self._registry.add(sandbox)
         try:
-            problem = await self._problem(sandbox, app) or await self._flood(sandbox)
+            problem = await self._problem(sandbox, app)
+            await self._say(app, problem)  # at once: a version may be waiting for it
+            if not problem and (flood := await self._flood(sandbox)):
+                await self._say(app, flood)
         except Exception as error:  # the engine's fault, or a disk's: no verdict
             self._not_before = {tried: at for tried, at in self._not_before.items() if at > self._now()}
             self._not_before[app.tried] = self._now() + PAUSE_S
             known = isinstance(error, OrchestratorError | OSError)
             log.warning("app not tried out: %s", error, extra={"app": app.name}, exc_info=None if known else error)
-            return
         finally:
             self._endings.end(sandbox, Ending.SURPLUS, polite=False)
+
+    async def _say(self, app: PublishedApp, problem: str) -> None:
         self._verdicts.put(app.tried, problem, wanted=self._catalogue.all_tried())
-        log.log(
-            logging.WARNING if problem else logging.INFO,
-            "app tried out: %s",
-            problem or "well",
-            extra={"app": app.name},
-        )
+        level = logging.WARNING if problem else logging.INFO
+        log.log(level, "app tried out: %s", problem or "well", extra={"app": app.name})
         await self._changed()
 
     async def _problem(self, sandbox: Sandbox, app: PublishedApp) -> str:
