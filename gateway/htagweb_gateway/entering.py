@@ -86,6 +86,8 @@ class Entrance:
         gateway = self._gateway
         secret = find_cookie(request.scope["headers"], ENTRY[edge.scheme])
         cookie = self._codes.redeem(code, edge.app, secret, edge.scheme)
+        if cookie is None and self._visitor(request, edge) is not None:  # another of his tabs was faster
+            return RedirectResponse(target, 303, headers=_NO_STORE)
         if cookie is None:
             text = "This way in was good once, for half a minute, in the browser that asked for it."
             return gateway.pages.sign_in_failed(text, target=target, status=403)

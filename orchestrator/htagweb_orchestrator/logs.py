@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+_NOISY = ("httpx", "httpcore", "httpx2", "httpcore2", "authlib", "uvicorn.error", "docker", "urllib3", "websockets")
+
 
 def configure(level: int = logging.INFO) -> None:
     """Format everything that goes through `logging`; the facts of an event are in its `extra`."""
@@ -30,5 +32,15 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "uvicorn.error", "docker", "urllib3", "websockets"):
+    for noisy in (
+        "httpx",
+        "httpcore",
+        "httpx2",
+        "httpcore2",
+        "authlib",
+        "uvicorn.error",
+        "docker",
+        "urllib3",
+        "websockets",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -214,6 +214,14 @@ async def test_55_a_code_is_good_once_and_only_where_it_belongs(stage: Stage, mo
     await refused(ann, late)
 
 
+async def test_two_tabs_that_open_at_once_both_get_there(stage: Stage) -> None:
+    ann = Wanderer(stage)
+    await ann.sign_in()
+    first, second = await code_for(ann, CLOCK), await code_for(ann, CLOCK)
+    assert (await ann.go(second)).status == 200
+    assert (await ann.go(first)).status == 200
+
+
 async def test_55_a_code_of_a_sign_in_that_is_over_opens_nothing(stage: Stage) -> None:
     ann = Wanderer(stage)
     await ann.sign_in()
