@@ -17,8 +17,12 @@ class BadFrame(ValueError):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One JSON frame. Raises BadFrame where the orchestrator would refuse it for its size."""
-    payload = json.dumps(message, separators=(",", ":")).encode()
+    """One JSON frame. Raises BadFrame where the orchestrator would refuse it for its size.
+
+    Half a surrogate pair, which browsers make of an emoji that is cut in two, becomes a question mark: Python's JSON
+    can say it, others refuse the whole frame.
+    """
+    payload = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     if len(payload) > MAX_JSON_OUT:
         raise BadFrame(f"a {message.get('type')} frame of {len(payload)} bytes")
     return len(payload).to_bytes(4, "big") + payload

@@ -20,7 +20,7 @@ class App(Tag.div):
     def init(self):
         self.kept = self.session
         self += Tag.p(f"session {sorted(self.session.items())}")
-        for name in ("put", "append", "drop", "odd", "big", "later", "show", "state_of", "slow", "both"):
+        for name in ("put", "append", "drop", "odd", "big", "later", "show", "state_of", "slow", "both", "half"):
             self += Tag.button(name, _onclick=getattr(self.bind, name)())
 
     def put(self):
@@ -37,6 +37,10 @@ class App(Tag.div):
 
     def big(self):
         self.session["big"] = "x" * 100_000
+
+    def half(self):
+        self.session["half"] = "\\ud83d of an emoji"
+        print("said", self.session["half"].encode("ascii", "backslashreplace"))
 
     def both(self):
         self.session["odd"] = object()
@@ -164,6 +168,13 @@ async def test_what_is_not_json_is_put_back_and_the_rest_is_stored(first: Harnes
     await page.click("show")
     await first.link.said("the session is [('fine', 1)]")
     assert await changes(first.link) == [({"fine": 1}, [])]
+
+
+async def test_half_a_character_breaks_nothing(first: Harness) -> None:
+    page = await ready(first)
+    await page.click("half")
+    await page.click("put")
+    assert await changes(first.link) == [({"half": "? of an emoji"}, []), ({"n": 1}, [])]
 
 
 async def test_too_much_is_put_back_before_it_is_sent(first: Harness) -> None:
