@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
+from tests.sign_in.provider import CLIENT, SECRET, provider
 from tests.sign_in.stage import PASSWORD, Stage, free_port
 
 PHONE = {"width": 375, "height": 720}
@@ -108,6 +109,26 @@ async def test_an_operator_ends_a_sandbox_on_the_page(context: BrowserContext, s
     await page.set_viewport_size({"width": 1100, "height": 800})
     await page.emulate_media(color_scheme="light")
     await page.screenshot(path=shots / "admin-wide.png")
+
+
+async def test_somebody_signs_in_at_a_provider_and_out_of_it(browser: Browser, closed_stage: Stage) -> None:
+    """The provider is another site to the browser, which brings our cookies back from there all the same."""
+    async with provider() as elsewhere:
+        await closed_stage.open(
+            auth="oidc", oidc_issuer=elsewhere.issuer, oidc_client_id=CLIENT, oidc_client_secret=SECRET, dev=True
+        )
+        context = await arrive(browser, f"http://localhost:{closed_stage.server.port}")
+        page = await context.new_page()
+        await page.goto("/todo/")
+        await page.get_by_role("link", name="Sign in").click()
+        await expect(page.locator("#said")).to_have_text("connected")
+        assert page.url.endswith("/todo/")
+        await page.goto("/")
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+        (logout,) = elsewhere.logouts
+        assert logout["id_token_hint"].count(".") == 2
+        await context.close()
 
 
 # What a hostile app's page tries from its own host, as whoever opened it.
