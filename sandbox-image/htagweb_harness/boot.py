@@ -49,7 +49,7 @@ def main() -> None:
     try:
         sandbox.htag_version = _import_image(options.site, options.generation)
     except Exception as error:
-        sandbox.broken = LoadFailed(f"the sandbox image is broken: {one_line(error)}", traceback.format_exc())
+        sandbox.broken = LoadFailed(f"what apps need could not be imported: {one_line(error)}", traceback.format_exc())
     if options.fast:
         with contextlib.suppress(ImportError):
             sandbox.new_loop = importlib.import_module("uvloop").new_event_loop

@@ -271,6 +271,15 @@ def test_an_interaction_that_takes_too_long_ends_and_so_does_a_stuck_process(wri
         assert alice.open().text != tab.text
 
 
+def test_an_init_that_takes_too_long_is_ended_too(write: Write, user: Start) -> None:
+    write("stuck.py", HELLO.replace("self.n = 0", "import time; time.sleep(60)"))
+    began = time.monotonic()
+    answer = user(WebServer("stuck:App", timeout_interaction=1)).get("/")
+    assert time.monotonic() - began < 20
+    assert answer.status_code == 503
+    assert "1 second" in answer.text
+
+
 def test_a_process_that_nobody_uses_ends_and_opens_again(write: Write, user: Start) -> None:
     write("hello.py", HELLO)
     alice = user(WebServerWS("hello:App", timeout_inactivity=1))
