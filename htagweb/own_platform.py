@@ -23,10 +23,9 @@ from htagweb_orchestrator.settings import Settings
 
 from .own_apps import OwnApps
 from .source import Source
-from .workplace import Options
+from .workplace import MEMORY_BYTES, HeadStart, Options
 
 FOREVER_S = 10 * 365 * 86_400.0
-MEMORY_BYTES = 2 * 1024**3  # of one user's process: a limit against accidents, as there is none between users
 WARM_S = 3.0
 PER_USER, STARTS_PER_MINUTE = 100, 600  # what one visitor may have and start: no stranger is kept out here
 
@@ -96,7 +95,9 @@ class _Spoken(OutputFiles):
 
 
 @asynccontextmanager
-async def opened(folder: Path, options: Options, sources: Iterable[Source] = ()) -> AsyncIterator[OwnPlatform]:
+async def opened(
+    folder: Path, options: Options, sources: Iterable[Source] = (), head_start: HeadStart | None = None
+) -> AsyncIterator[OwnPlatform]:
     """A platform below `folder`, which is nobody else's; all that runs ends with it. For `sources` a process waits from
     the start."""
     settings = settings_of(options, folder)
@@ -106,7 +107,7 @@ async def opened(folder: Path, options: Options, sources: Iterable[Source] = ())
         apps.publish(source)
     sessions = Sessions(settings.state_dir / "sessions.sqlite", size=options.session_size)
     control = ControlPlane(
-        engine=composition.process_engine(settings.run_dir),
+        engine=head_start.engine if head_start else composition.process_engine(settings.run_dir),
         catalogue=apps,
         settings=settings,
         run=OwnRunDirectory(settings.run_dir),

@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from .source import Source, check, source_of
-from .workplace import Options, Workplace, entered
+from .workplace import HeadStart, Options, Workplace, entered
 
 SAID = "htagweb: each user's app runs in a process of its own, with your rights: that is no isolation boundary."
 
@@ -70,6 +70,7 @@ class WebServer(Starlette):
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._workplace: Workplace | None = None
         self._ordinal = next(_ordinals)
+        self._head_start: HeadStart | None = None
         if obj is not None:
             self.add_route("/", self._home)
 
@@ -77,13 +78,21 @@ class WebServer(Starlette):
 
     def run(self, host: str = "0.0.0.0", port: int = 8000, openBrowser: bool = False) -> None:
         """Serve until Ctrl-C. Raises SystemExit where the address can't be had."""
+        if self._obj is not None:  # what is wrong with it is said before the server starts
+            self._head_start = HeadStart(self._source(self._obj).generation)
+        try:
+            self._run(host, port, openBrowser)
+        finally:
+            if self._head_start is not None:
+                self._head_start.abandon()
+
+    def _run(self, host: str, port: int, open_browser: bool) -> None:
         import uvicorn
 
         from htagweb_gateway.door import FrontWebSocket
         from htagweb_gateway.protocol import FrontProtocol
 
-        self._source(self._obj) if self._obj is not None else None  # what is wrong is said before the server starts
-        if openBrowser:
+        if open_browser:
             shown = "localhost" if host in ("", "0.0.0.0", "::") else host
             self.state.opens = f"http://{shown}:{port}/"
         uvicorn.run(
@@ -173,7 +182,7 @@ class WebServer(Starlette):
     @contextlib.asynccontextmanager
     async def _serving(self, app: Starlette) -> AsyncIterator[None]:
         sources = [self._source(self._obj)] if self._obj is not None else []
-        async with entered(self._ordinal, self._options, sources) as workplace:
+        async with entered(self._ordinal, self._options, sources, self._head_start) as workplace:
             if workplace.first:
                 print(SAID, file=sys.stderr, flush=True)
             self._workplace = workplace

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from htagweb_orchestrator.model import AppCard
 
 READY_S = 15.0
+MEMORY_BYTES = 2 * 1024**3  # of one user's process: a limit against accidents, as there is none between users
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,22 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     interaction_timeout_s: float = 60.0
     debug: bool = False
     session_size: int = 64 * 1024
+
+
+class HeadStart:
+    """The first user's process, begun before all else: it boots while we import what its platform is made of."""
+
+    def __init__(self, generation: int) -> None:
+        from htagweb_orchestrator import composition
+
+        self.folder = Path(tempfile.mkdtemp(prefix="htagweb-"))
+        self.engine = composition.process_engine(self.folder / "run")
+        self.engine.begin(generation, MEMORY_BYTES)
+
+    def abandon(self) -> None:
+        """However far it came: nothing is left."""
+        self.engine.abandon()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Sessions(Protocol):
@@ -72,10 +89,12 @@ class Workplace:
 
 
 @contextlib.asynccontextmanager
-async def entered(ordinal: int, options: Options, sources: Sequence[Source]) -> AsyncIterator[Workplace]:
+async def entered(
+    ordinal: int, options: Options, sources: Sequence[Source], head_start: HeadStart | None = None
+) -> AsyncIterator[Workplace]:
     """Open a workplace, or enter that of our fellow workers, and leave it at the end. `ordinal` tells the servers of
     one program apart."""
-    async with _door(ordinal, options, sources) as door:
+    async with _door(ordinal, options, sources, head_start) as door:
         await asyncio.sleep(0.01)  # the first process is on its way: it boots while we import
         from htagweb_gateway.embedded import EmbeddedGateway
         from htagweb_gateway.identity import Identity, signing_key
@@ -93,7 +112,9 @@ async def entered(ordinal: int, options: Options, sources: Sequence[Source]) -> 
 
 
 @contextlib.asynccontextmanager
-async def _door(ordinal: int, options: Options, sources: Sequence[Source]) -> AsyncIterator[Door]:
+async def _door(
+    ordinal: int, options: Options, sources: Sequence[Source], head_start: HeadStart | None
+) -> AsyncIterator[Door]:
     from .fellows import fellowship
 
     name = fellowship(ordinal)
@@ -105,9 +126,9 @@ async def _door(ordinal: int, options: Options, sources: Sequence[Source]) -> As
         return
     from .own_platform import opened
 
-    folder = Path(tempfile.mkdtemp(prefix="htagweb-"))
+    folder = head_start.folder if head_start else Path(tempfile.mkdtemp(prefix="htagweb-"))
     try:
-        async with opened(folder, options, sources) as platform:
+        async with opened(folder, options, sources, head_start) as platform:
             yield platform
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -9,12 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .settings import Settings
-
 if TYPE_CHECKING:
     from .engines.docker import DockerEngine
     from .engines.docker_images import DockerImages
     from .engines.process import ProcessEngine
+    from .settings import Settings
 
 # -I and -S as in a container: whatever the user's site does happens once the harness serves, not before.
 BOOT = (

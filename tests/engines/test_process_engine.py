@@ -150,3 +150,33 @@ async def test_without_unix_sockets_both_doors_take_a_secret(bench: ProcessBench
             link.close()
     finally:
         await engine.close()
+
+
+async def test_a_process_that_was_begun_ahead_is_the_first_ones_that_fits(bench: ProcessBench) -> None:
+    engine = bench.engine
+    engine.begin(1, 1 << 30)
+    begun = engine._ahead
+    assert begun is not None
+    assert await engine.list_managed() == []
+    spec = bench.spec(memory_bytes=1 << 30)
+    await engine.start(spec, on_step=lambda _: None)
+    assert bench.pid(spec.sandbox_id) == begun.popen.pid
+    link, hello = await HarnessLink.connect(
+        spec.sandbox_id, engine.control_address(spec), DeafListener(), orphan_timeout_s=60, timeout_s=10
+    )
+    link.close()
+    assert hello.stage == "blank"
+    await engine.stop(spec.sandbox_id)
+    assert not lives(begun.popen.pid)
+
+
+@pytest.mark.parametrize("of_use", [True, False])
+async def test_a_process_that_was_begun_for_nothing_is_ended(bench: ProcessBench, of_use: bool) -> None:
+    bench.engine.begin(1, 1 << 30)
+    begun = bench.engine._ahead
+    assert begun is not None
+    if of_use:
+        bench.engine.abandon()
+    else:
+        await bench.start("time.sleep(600)")  # another kind
+    await eventually(lambda: not lives(begun.popen.pid))

@@ -24,11 +24,14 @@ from typing import Any
 
 from ..errors import EngineUnavailable
 from ..model import Address, SandboxId, Step, TcpAddress, UnixAddress
+from ..own_rundir import DOORS
 from ..rundir import BOOT_LOG
 from .base import Died, Found, Relist, SandboxSpec, Stats
 
 STOP_S = 10.0  # from SIGKILL to a process that is gone: longer than that only a broken disk takes
 # What dials a Unix socket without following a link takes Linux; elsewhere loopback serves, with a secret.
+BOOT_S = 10.0  # from a process's start until it listens
+AHEAD = "ahead"  # in place of an id, of a process that is begun before anybody needs it
 HAS_UNIX = hasattr(os, "O_PATH")
 LONGEST_RUN = 107 - len("/0123456789abcdef0123456789abcdef/s/control.sock-")  # unix(7): sun_path has 108 bytes
 
@@ -59,16 +62,62 @@ class ProcessEngine:
         self._unix = unix_sockets and len(os.fsencode(run)) <= LONGEST_RUN
         self._processes: dict[SandboxId, _Process] = {}
         self._listeners: set[asyncio.Queue[Died | Relist]] = set()
+        self._ahead: _Process | None = None
 
     async def check(self, images: Sequence[str]) -> str:
         return f"process (Python {platform.python_version()}, {sys.platform})"
+
+    def begin(self, generation: int, memory_bytes: int) -> None:
+        """Begin a process that the first fitting `start` takes: it boots while the rest of a platform is imported.
+        Blocks for milliseconds; whoever calls it calls `abandon` or `close` at the end."""
+        directory = self._run / AHEAD / "s"
+        directory.mkdir(mode=0o700, parents=True)
+        spec = SandboxSpec(
+            sandbox_id=SandboxId(AHEAD),
+            uid=0,
+            directory=str(directory),
+            image="",
+            generation=generation,
+            memory_bytes=memory_bytes,
+        )
+        self._ahead = self._spawn(spec)
+
+    def abandon(self) -> None:
+        """End what was begun and not taken."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            _undo(ahead)
+
+    async def _taken(self, spec: SandboxSpec) -> _Process | None:
+        """What was begun, made this sandbox's; None if nothing was, or it is of no use here."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        own = Path(spec.directory)
+        kind = ".sock" if self._unix else ".port"
+        before = Path(ahead.spec.directory)
+        fits = (ahead.spec.generation, ahead.spec.memory_bytes) == (spec.generation, spec.memory_bytes)
+        deadline = time.monotonic() + BOOT_S
+        while fits and not all((before / f"{door}{kind}").exists() for door in DOORS):
+            fits = ahead.popen.poll() is None and time.monotonic() < deadline
+            await asyncio.sleep(0.003)
+        if not fits:
+            await asyncio.to_thread(_undo, ahead)
+            return None
+        for door in DOORS:  # a socket keeps listening under another name
+            os.replace(before / f"{door}{kind}", own / f"{door}{kind}")
+        with contextlib.suppress(OSError):
+            os.replace(before.parent / BOOT_LOG, own.parent / BOOT_LOG)
+        ahead.spec = spec
+        self._note(ahead)
+        return ahead
 
     async def start(self, spec: SandboxSpec, *, on_step: Callable[[Step], None]) -> None:
         if spec.data:
             raise EngineUnavailable("an app with the key data needs containers: no process has a /data of its own")
         on_step(Step.CREATING)
         loop = asyncio.get_running_loop()
-        spawning = loop.run_in_executor(None, self._spawn, spec)
+        spawning = asyncio.ensure_future(self._begun(spec))
         try:
             process = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -84,6 +133,10 @@ class ProcessEngine:
             target=self._wait, args=(loop, process), name=f"wait {spec.sandbox_id[:12]}", daemon=True
         ).start()
         on_step(Step.STARTING)
+
+    async def _begun(self, spec: SandboxSpec) -> _Process:
+        taken = await self._taken(spec)
+        return taken if taken is not None else await asyncio.to_thread(self._spawn, spec)
 
     def _spawn(self, spec: SandboxSpec) -> _Process:
         own = Path(spec.directory).parent
@@ -122,14 +175,19 @@ class ProcessEngine:
         except FileNotFoundError as error:
             raise OSError(error.errno, f"{error.filename}: {error.strerror}") from error
         process = _Process(popen, spec, secret, began)
-        note = {"pid": popen.pid, "started": _start_time(popen.pid), "uid": spec.uid, "image": spec.image}
         try:
-            (own / "process.json").write_text(json.dumps(note))
+            self._note(process)
         except OSError:
-            _kill(popen.pid)
-            popen.wait()
+            _undo(process)
             raise
         return process
+
+    @staticmethod
+    def _note(process: _Process) -> None:
+        """What an engine that comes after us needs to know of it."""
+        pid, spec = process.popen.pid, process.spec
+        note = {"pid": pid, "started": _start_time(pid), "uid": spec.uid, "image": spec.image}
+        (Path(spec.directory).parent / "process.json").write_text(json.dumps(note))
 
     def _wait(self, loop: asyncio.AbstractEventLoop, process: _Process) -> None:
         popen = process.popen
@@ -195,7 +253,7 @@ class ProcessEngine:
         ]
         for name in await asyncio.to_thread(os.listdir, self._run):
             sandbox_id = SandboxId(name)
-            if sandbox_id not in self._processes and (left := self._noted(sandbox_id)) is not None:
+            if name != AHEAD and sandbox_id not in self._processes and (left := self._noted(sandbox_id)) is not None:
                 found.append(Found(sandbox_id=sandbox_id, running=True, uid=left[1], image=left[2]))
         return found
 
@@ -235,6 +293,7 @@ class ProcessEngine:
 
     async def close(self) -> None:
         """End all that run: nobody else could take them over."""
+        await asyncio.to_thread(self.abandon)
         for process in self._processes.values():
             if process.exit_code is None:
                 _kill(process.popen.pid)
