@@ -18,7 +18,7 @@ from .admin import Row
 from .checking import check
 from .console import FAILED, MISUSED, NOTHING, AsJson, duration, fail, orchestrator, print_json, say
 from .new_app import Refused as RefusedName
-from .new_app import new_app
+from .new_app import new_app, source
 from .people import audit, token_app, users_app
 from .tables import SHORT_ID, clean, print_facts, print_table, show
 
@@ -215,10 +215,15 @@ def apps_check(
 def new(
     name: Annotated[str, typer.Argument(help="Small letters, digits and dashes: it becomes a part of the address.")],
     gen: Annotated[int, typer.Option("--gen", min=1, max=2, help="The generation of htag that it is for.")] = 1,
-    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where the apps lie.")] = Path("apps"),
+    into: Annotated[
+        Path, typer.Option("--into", metavar="FOLDER", allow_dash=True, help="Where the apps lie; - to print it.")
+    ] = Path("apps"),
 ) -> None:
     """Write a small app that works, to begin with."""
     try:
+        if str(into) == "-":
+            print(source(name, gen), end="")
+            return
         path = new_app(name, gen, into)
     except RefusedName as refused:
         fail(str(refused), FAILED)

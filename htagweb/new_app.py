@@ -60,21 +60,26 @@ class Refused(Exception):
     """`str()` says why, and what to do instead."""
 
 
-def new_app(name: str, generation: int, folder: Path) -> Path:
-    """Write FOLDER/NAME.py; return its path. Raises Refused."""
+def source(name: str, generation: int) -> str:
+    """The app's text. Raises Refused."""
     if not DNS_LABEL.fullmatch(name):
         raise Refused(f"{name} can't be part of an address: {suggestion(name)} can.")
+    return TEMPLATES[generation].format(title=name.replace("-", " ").capitalize())
+
+
+def new_app(name: str, generation: int, folder: Path) -> Path:
+    """Write FOLDER/NAME.py; return its path. Raises Refused."""
+    text = source(name, generation)
     if not folder.is_dir():
         raise Refused(f"There is no folder {folder}: name the one with your apps by --into.")
     if (folder / name).exists():
         raise Refused(f"{folder / name} is there already.")
     path = folder / f"{name}.py"
-    title = name.replace("-", " ").capitalize()
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATES[generation].format(title=title))
+            file.write(text)
     except FileExistsError:
         raise Refused(f"{path} is there already.") from None
     except OSError as error:
-        raise Refused(f"{path} can't be written: {error.strerror}.") from None
+        raise Refused(f"{path} can't be written: {error.strerror}. With --into - it is printed.") from None
     return path

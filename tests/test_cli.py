@@ -498,6 +498,14 @@ def test_a_new_app_is_one_without_a_problem(tmp_path: Path, generation: int) -> 
     assert (again.exit_code, "is there already" in again.stderr) == (1, True)
 
 
+def test_a_new_app_can_be_printed_where_the_folder_is_out_of_reach(tmp_path: Path) -> None:
+    """As it is in the orchestrator's container, which sees apps/ and can't write there."""
+    printed = CliRunner().invoke(app, ["new", "my-shop", "--into", "-"])
+    CliRunner().invoke(app, ["new", "my-shop", "--into", str(tmp_path)])
+    assert (printed.exit_code, printed.stdout) == (0, (tmp_path / "my-shop.py").read_text())
+    assert CliRunner().invoke(app, ["new", "My_Shop", "--into", "-"]).exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("name", "into", "said"), [("My_Shop", ".", "my-shop can"), ("../x", ".", "x can"), ("shop", "nowhere", "--into")]
 )
