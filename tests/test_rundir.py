@@ -89,8 +89,9 @@ def test_a_lease_is_read_as_it_was_written_last(run: RunDirectory, sandbox: Sand
         run.write_lease(Lease(sandbox=sandbox, user=user))
     assert run.read_lease(sandbox, Lease) == Lease(sandbox=sandbox, user="bob")
     assert owner_and_mode(run.path / sandbox / "lease.json") == (0, 0, 0o600)
-    (run.path / sandbox / "lease.json").write_text("{")
-    assert run.read_lease(sandbox, Lease) is None
+    for damaged in (b"{", b'{"user":"\xff"}'):
+        (run.path / sandbox / "lease.json").write_bytes(damaged)
+        assert run.read_lease(sandbox, Lease) is None
 
 
 async def test_waiting_ends_when_both_sockets_are_the_sandboxes(

@@ -123,7 +123,7 @@ class DataFolders:
         try:
             with open(os.open("about.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=own), "rb") as file:
                 return msgspec.json.decode(file.read(), type=About)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def _write(self, own: int, about: About) -> None:

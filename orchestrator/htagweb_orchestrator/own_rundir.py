@@ -45,7 +45,7 @@ class OwnRunDirectory(RunDirectory):
     def read_lease(self, sandbox_id: SandboxId, kind: type[T]) -> T | None:
         try:
             return msgspec.json.decode((self.sockets(sandbox_id).parent / "lease.json").read_bytes(), type=kind)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     async def wait_for_sockets(self, sandbox_id: SandboxId, uid: int, *, timeout_s: float) -> None:

@@ -83,7 +83,7 @@ class RunDirectory:
                 lease = os.open("lease.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=own)
                 with open(lease, "rb") as file:
                     return msgspec.json.decode(file.read(), type=kind)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     async def wait_for_sockets(self, sandbox_id: SandboxId, uid: int, *, timeout_s: float) -> None:

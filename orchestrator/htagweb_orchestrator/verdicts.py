@@ -19,7 +19,7 @@ class Verdicts:
         self._path = path
         try:
             self._found = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             self._found = {}  # they are found again
 
     def of(self, tried: str) -> str | None:

@@ -275,7 +275,7 @@ def _brings(client: Client, image: str, labels: dict[str, str]) -> Brings | None
     try:
         stream, _ = client.get_archive(container, BRINGS)
         return msgspec.json.decode(one_file(stream, most_bytes=256 * 1024), type=Brings)
-    except (docker.errors.NotFound, BadArchive, msgspec.MsgspecError):
+    except (docker.errors.NotFound, BadArchive, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     finally:
         client.remove_container(container, v=True, force=True)
