@@ -53,16 +53,16 @@ print(json.dumps({"took": took[20:], "bytes": len(body)}))
 
 
 def measure() -> str:
-    load = os.getloadavg()[0]
+    load, nice = os.getloadavg()[0], os.getpriority(os.PRIO_PROCESS, 0)
     with tempfile.TemporaryDirectory(prefix="bench-catalogue-") as folder:
         pages, reloads = asyncio.run(_measured(Path(folder)))
     return "\n\n".join(
         [
             f"Measured by `make bench-catalogue` on a machine with {machine()}, with a load of {load:.1f} by others"
-            f" just before: {APPS} apps, the examples in turn,"
+            f" just before{f', at niceness {nice}' if nice else ''}: {APPS} apps, the examples in turn,"
             f" {OWN_IMAGES} of them with images of their own; {REQUESTS} requests of each kind, one after the other. A"
-            " reload counts from the change of `htagweb.toml` until the gateway knows of it; half a second of that is"
-            " the longest that a change waits to be looked at.",
+            " reload counts from the change of `htagweb.toml` until the gateway knows of it: it is believed at the"
+            " second look, and looks are a third of a second apart.",
             table(["the catalogue, for", "KB", "median, ms", "p95, ms", "target"], pages),
             table(["a change of the configuration", "median, ms", "longest, ms", "target"], reloads),
         ]

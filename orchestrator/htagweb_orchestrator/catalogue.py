@@ -277,7 +277,7 @@ class Catalogue:
         been asked for since."""
         if version is None or (self._settings.app(version.name).parano and not version.parano):
             return None
-        return msgspec.structs.replace(version, limits=self._settings.limits(version.name))
+        return msgspec.structs.replace(version, limits=self._limits_of(version.name))
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
         if old is None or (new.published, new.problem) != (old.published, old.problem):

@@ -47,11 +47,14 @@ class ConfigFile:
         if content != self._coming:
             self._coming = content
             return None
-        self._content = content
+        before, self._content = self._content, content
         try:
             wanted = Settings.load(self._environ)
         except ConfigError as error:
             self._say(error.problems)
+            return None
+        if _read(self._path)[0] != content:  # what was loaded may be something else: once more from the beginning
+            self._content, self._coming = before, None
             return None
         waiting = [KEYS[field].name for field in KEYS if field not in LIVE and _differs(field, wanted, present)]
         if not _walls(wanted) <= _walls(present):

@@ -76,7 +76,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 2.0  # how often an engine that does not answer at the start is asked again
 TICK_S = 0.25  # how often the reaper looks
-SCAN_S = 0.5  # how often apps/ and the configuration are compared
+SCAN_S = 0.35  # how often apps/ and the configuration are compared; a change of that is believed at the second look
 SWEEP_S = 60.0  # how often the engine's list is compared without a reason
 RETEST_S = 15.0  # how often an engine that failed the self-test is given another chance
 EXPIRE_S = 5.0  # how often sign-ins are looked through for those that are over
