@@ -216,7 +216,11 @@ class Side(asyncio.Protocol):
             self.transport.write(self._goodbye)
             self._goodbye = None
             if self.transport.can_write_eof():
-                self.transport.write_eof()
+                try:
+                    self.transport.write_eof()
+                except OSError:  # whoever it is has gone already, which asyncio doesn't see to itself
+                    self.transport.abort()
+                    return
         if self.frames.closed:
             self.transport.close()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -330,6 +332,21 @@ async def test_a_goodbye_is_said_once() -> None:
         assert await both.visitor.exactly(4) == b"\x88\x02\x03\xe8"
         both.close()
         assert await both.visitor.rest(within_s=1.8) == b""
+
+
+async def test_a_visitor_who_is_gone_by_then_needs_no_goodbye(caplog: pytest.LogCaptureFixture) -> None:
+    async with pair() as both:
+        await both.inside.send(frame(CLOSE, b"\x03\xe8", masked=False))
+        assert await both.visitor.exactly(4) == b"\x88\x02\x03\xe8"
+        both.visitor.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        both.visitor.abort()
+        await asyncio.sleep(0)  # the kernel knows, and the gateway hasn't looked yet
+        both.close()
+        await both.inside.rest(within_s=1.8)
+        await eventually(lambda: both.app.running == 0)
+    assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []
 
 
 async def test_after_a_goodbye_nothing_counts_or_passes() -> None:
