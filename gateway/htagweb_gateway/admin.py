@@ -140,7 +140,10 @@ class OperatorSite:
     async def _ask(
         self, request: Request, edge: Edge, visitors: SessionVerbs, method: str, path: str, body: bytes = b""
     ) -> OperatorAnswer:
-        token = find_cookie(request.scope["headers"], OPERATOR[edge.scheme])
+        visitor = self._gateway.identify(dict(request.scope), edge)
+        token = ""
+        if visitor is not None and visitor.sign_in is not None:  # whom a proxy names no more has his cookies still
+            token = find_cookie(request.scope["headers"], OPERATOR[edge.scheme])
         path, _, query = path.partition("?")
         return await visitors.operate(token, method, path, query=query, body=body, client=edge.own_client)
 

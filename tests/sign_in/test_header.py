@@ -76,6 +76,20 @@ async def test_a_cookie_counts_only_with_the_name_that_it_was_made_for(stage: St
     assert (await nobody.get("/clock/")).status == 404
 
 
+async def test_an_operator_is_one_as_long_as_the_proxy_says_so(stage: Stage) -> None:
+    root = proxied(stage, **{"Remote-User": "root", "Remote-Groups": "admin"})
+    assert (await root.follow("/-/admin")).status == 200
+    nobody: dict[str, str] = {}
+    for said in (nobody, {"Remote-User": "root", "Remote-Groups": "staff"}, BOB):
+        other = proxied(stage, **said)
+        other.cookies = dict(root.cookies)
+        assert (await other.form("/-/admin", sign_out="root")).status == 404
+        assert "root" in {each.person.id for each in stage.plane.sign_ins.all()}
+        assert (await other.follow("/-/admin")).status == 404
+        root = proxied(stage, **{"Remote-User": "root", "Remote-Groups": "admin"})
+        assert (await root.follow("/-/admin")).status == 200
+
+
 async def test_a_name_that_comes_twice_is_none(stage: Stage) -> None:
     ann = proxied(stage, **ANN)
     assert (await ann.request("GET", "/todo/", {"Accept": "text/html", "remote-user": "root"})).status == 404
