@@ -1,6 +1,6 @@
 """What a catalogue of 200 apps costs, 20 of them with images of their own. `make bench-catalogue` runs this.
 
-The gateway and the orchestrator are the real ones, in one process, with a client in another; sandboxes and images are
+The gateway and the orchestrator are the real ones, each in a process, and so is the client; sandboxes and images are
 played, since it is not about them. A visitor has five of them running, which the orchestrator is asked about.
 """
 
@@ -18,12 +18,15 @@ from pathlib import Path
 
 from htagweb_gateway.app import Gateway
 from htagweb_gateway.identity import Identity
+from htagweb_gateway.orchestrator_client import OrchestratorClient
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.config_file import ConfigFile
 from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.model import AppName, Ending, State, UserId
 from htagweb_orchestrator.output import OutputFiles
 from htagweb_orchestrator.rundir import RunDirectory
+from htagweb_orchestrator.service import gateway_api, listen
+from htagweb_orchestrator.service import server as service
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import Settings
 from tests.gateway.scripted import eventually, gateway
@@ -70,7 +73,7 @@ def measure() -> str:
 
 
 async def _measured(folder: Path) -> tuple[list[list[str]], list[list[str]]]:
-    for name in ("apps", "run"):
+    for name in ("apps", "run", "state"):
         (folder / name).mkdir()
     for number in range(APPS):
         (folder / "apps" / f"app-{number}.py").write_bytes(EXAMPLES[number % len(EXAMPLES)].read_bytes())
@@ -81,56 +84,57 @@ async def _measured(folder: Path) -> tuple[list[list[str]], list[list[str]]]:
         "HTAGWEB_CONFIG": str(file), "HTAGWEB_APPS_DIR": str(folder / "apps"), "HTAGWEB_RUN_DIR": str(folder / "run"),
         "HTAGWEB_STATE_DIR": str(folder / "state"), "HTAGWEB_WARM_MAX": "0",
     }  # fmt: skip
-    config = ConfigFile(environ)
-    settings = Settings.load(environ)
-    sessions = Sessions(folder / "sessions.sqlite")
-    control = ControlPlane(
-        engine=FakeEngine(Machine()),
-        catalogue=Catalogue(settings, config=config),
-        settings=settings,
-        run=RunDirectory(folder / "run", 0),
-        sessions=sessions,
-        output=OutputFiles(folder / "output"),
-    )
-    await control.open()
-    identity = Identity(bytes(range(32)))
-    front = Gateway(orchestrator=control, identity=identity)
+    socket = folder / "orchestrator.sock"
+    command = [sys.executable, "-m", "benchmarks.catalogue", str(socket)]
+    orchestrator = await asyncio.create_subprocess_exec(*command, env={**os.environ, **environ})
     try:
-        async with front.running(), gateway(front) as server:
-            await eventually(lambda: len(front.routes.apps) == APPS)
-            for number in range(RUNNING):
-                await control.lease(VISITOR, AppName(f"app-{number}"), wait_s=10)
-            cookie = identity.issue("http", VISITOR).partition(";")[0]
-            pages = [
-                await _page("a visitor with five apps running", server.port, cookie, "/"),
-                await _page("the same, looking for a word", server.port, cookie, "/?q=counter"),
-                await _page("a stranger", server.port, "none=none", "/"),
-            ]
-            ready = {each.id for each in control.sandboxes() if each.state is State.READY}
-            assert len(ready) == RUNNING
-
-            def title() -> str:
-                return front.routes.apps[AppName("app-7")].title
-
-            reloads = [
-                await _reload(
-                    "one app's title", title, file, lambda n: _toml({}, tables | {"app-7": {"title": f"T{n}"}})
-                ),
-                await _reload(
-                    "memory and a title for each app",
-                    title,
-                    file,
-                    lambda n: _toml(
-                        {"memory": f"{64 + n}m"}, {f"app-{m}": {"title": f"U{n}-{m}"} for m in range(APPS)}
-                    ),
-                ),
-            ]
-            assert {each.id for each in control.sandboxes() if each.state is State.READY} == ready  # nobody noticed
-            return pages, reloads
+        await eventually(socket.exists, within_s=30)
+        return await _at_gateway(OrchestratorClient(str(socket)), file, tables)
     finally:
-        await control.end(control.sandboxes(), ending=Ending.OPERATOR)
-        await control.close()
-        sessions.close()
+        orchestrator.terminate()
+        await orchestrator.wait()
+
+
+async def _at_gateway(
+    orchestrator: OrchestratorClient, file: Path, tables: dict[str, dict[str, str]]
+) -> tuple[list[list[str]], list[list[str]]]:
+    identity = Identity(bytes(range(32)))
+    front = Gateway(orchestrator=orchestrator, identity=identity)
+    running = [AppName(f"app-{number}") for number in range(RUNNING)]
+
+    async def sandboxes() -> list[str]:
+        found = [await orchestrator.find(VISITOR, app) for app in running]
+        return [each.sandbox for each in found if each is not None and each.state is State.READY]
+
+    async with front.running(), gateway(front) as server:
+        await eventually(lambda: len(front.routes.apps) == APPS, within_s=10)
+        for app in running:
+            await orchestrator.lease(VISITOR, app, wait_s=10)
+        before = await sandboxes()
+        assert len(before) == RUNNING
+        cookie = identity.issue("http", VISITOR).partition(";")[0]
+        pages = [
+            await _page("a visitor with five apps running", server.port, cookie, "/"),
+            await _page("the same, looking for a word", server.port, cookie, "/?q=counter"),
+            await _page("a stranger", server.port, "none=none", "/"),
+        ]
+
+        def title() -> str:
+            return front.routes.apps[AppName("app-7")].title
+
+        def one(n: int) -> str:
+            return _toml({}, tables | {"app-7": {"title": f"T{n}"}})
+
+        def every(n: int) -> str:
+            return _toml({"memory": f"{64 + n}m"}, {f"app-{m}": {"title": f"U{n}-{m}"} for m in range(APPS)})
+
+        reloads = [
+            await _reload("one app's title", title, file, one),
+            await _reload("memory and a title for each app", title, file, every),
+        ]
+        assert await sandboxes() == before  # nobody noticed
+    await orchestrator.close()
+    return pages, reloads
 
 
 async def _page(whose: str, port: int, cookie: str, path: str) -> list[str]:
@@ -162,3 +166,29 @@ def _toml(values: dict[str, str], tables: dict[str, dict[str, str]]) -> str:
     for name, table_ in tables.items():
         lines += [f"[apps.{name}]", *(f'{key} = "{value}"' for key, value in table_.items())]
     return "\n".join(lines) + "\n"
+
+
+async def _serve(socket: Path) -> None:
+    """The orchestrator's process: all of it is real but the engine."""
+    config = ConfigFile()
+    settings = Settings.load()
+    sessions = Sessions(settings.state_dir / "sessions.sqlite")
+    control = ControlPlane(
+        engine=FakeEngine(Machine()),
+        catalogue=Catalogue(settings, config=config),
+        settings=settings,
+        run=RunDirectory(settings.run_dir, 0),
+        sessions=sessions,
+        output=OutputFiles(settings.state_dir / "output"),
+    )
+    await control.open()
+    try:
+        await service(gateway_api(control), allowed_uids={os.getuid()}).serve([listen(socket, mode=0o600)])
+    finally:
+        await control.end(control.sandboxes(), Ending.OPERATOR)
+        await control.close()
+        sessions.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Path(sys.argv[1])))

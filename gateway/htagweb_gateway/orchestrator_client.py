@@ -52,6 +52,9 @@ class OrchestratorClient:
     async def find(self, user: UserId, app: AppName) -> Route | None:
         return await self._post("find", {"user": user, "app": app}, Route | None)  # type: ignore[arg-type]
 
+    async def running(self, user: UserId) -> list[Route]:
+        return await self._post("running", {"user": user}, list[Route])
+
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:
         return await self._post("release", {"user": user, "app": app, "ending": ending}, bool)
 

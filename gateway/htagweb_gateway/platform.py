@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -135,9 +134,7 @@ class PlatformSite:
         visitor = self._visitor(request, edge)
         mine: dict[AppName, Route] = {}
         if visitor is not None:
-            known = gateway.routes.of_user(visitor.user)
-            fresh = await asyncio.gather(*(self._fresh(visitor, name, route) for name, route in known.items()))
-            mine = {name: route or known[name] for name, route in zip(known, fresh, strict=True)}
+            mine = await self._running(visitor)
         cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
         entries = [(card, mine.get(card.name)) for card in cards if gateway.card(card.name, visitor) is not None]
         platform = msgspec.structs.replace(gateway.routes.platform, dev=gateway.dev(edge))
@@ -215,6 +212,17 @@ class PlatformSite:
             "signed_in": visitor is not None and visitor.sign_in is not None,
         }
         return JSONResponse(facts, headers=_NO_STORE)
+
+    async def _running(self, visitor: Visitor) -> dict[AppName, Route]:
+        """The same of all that this visitor has, in one question; who has nothing costs none."""
+        gateway = self._gateway
+        known = gateway.routes.of_user(visitor.user)
+        if not gateway.watching or all(route.state is State.ENDED for route in known.values()):
+            return known
+        try:
+            return {route.app: route for route in await gateway.orchestrator.running(visitor.user)}
+        except OrchestratorError:
+            return known
 
     async def _fresh(self, visitor: Visitor, name: AppName, known: Route | None) -> Route | None:
         """The orchestrator's word on a route, whose clocks are its own; what we know where it is away."""

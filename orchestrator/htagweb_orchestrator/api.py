@@ -27,6 +27,10 @@ class Orchestrator(Protocol):
         """What this user has of this app, freshly looked up; starts nothing, counts as no activity."""
         ...
 
+    async def running(self, user: UserId) -> list[Route]:
+        """All that this user has starting or running, like `find`."""
+        ...
+
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
         """When people last did something, per sandbox. `gateway` names the worker. Unknown ids are ignored."""
         ...

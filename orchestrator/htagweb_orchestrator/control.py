@@ -527,6 +527,10 @@ class ControlPlane:
         if not self._taken_over and self._refusal is not None:
             raise self._refusal
 
+    async def running(self, user: UserId) -> list[Route]:
+        self._know_what_runs()
+        return [self._route(sandbox) for sandbox in self._registry.of_user(user)]
+
     async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
         now = self._now()
         for sandbox_id, report in seen.items():

@@ -51,6 +51,10 @@ class FindRequest(Struct, frozen=True):
     app: AppName
 
 
+class RunningRequest(Struct, frozen=True):
+    user: UserId
+
+
 class ReleaseRequest(Struct, frozen=True):
     user: UserId
     app: AppName
@@ -79,8 +83,8 @@ class DataRequest(Struct, frozen=True):
 
 
 def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Starlette:
-    """lease, find, activity, release, icon, watch, and below `session` what session_routes has: all that a gateway may
-    ask for, in the model's structs."""
+    """lease, find, running, activity, release, icon, watch, and below `session` what session_routes has: all that a
+    gateway may ask for, in the model's structs."""
 
     async def lease(request: Request) -> Response:
         asked = await read_body(request, LeaseRequest)
@@ -96,6 +100,10 @@ def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Sta
     async def find(request: Request) -> Response:
         asked = await read_body(request, FindRequest)
         return json_answer(await control.find(asked.user, asked.app))
+
+    async def running(request: Request) -> Response:
+        asked = await read_body(request, RunningRequest)
+        return json_answer(await control.running(asked.user))
 
     async def release(request: Request) -> Response:
         asked = await read_body(request, ReleaseRequest)
@@ -124,6 +132,7 @@ def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Sta
         [
             HttpRoute("/v1/lease", lease, methods=["POST"]),
             HttpRoute("/v1/find", find, methods=["POST"]),
+            HttpRoute("/v1/running", running, methods=["POST"]),
             HttpRoute("/v1/release", release, methods=["POST"]),
             HttpRoute("/v1/activity", activity, methods=["POST"]),
             HttpRoute("/v1/icon", icon),
