@@ -53,7 +53,7 @@ if __name__ == "__main__":
     Runner(App, host="127.0.0.1", port=int(os.environ["BENCH_PORT"])).run()
 """
 USERS = 10
-INTERACTIONS = 300
+INTERACTIONS = 1000
 ARRIVALS = 5
 
 
@@ -68,6 +68,7 @@ class Figures:
     stall_ms: list[float] = field(default_factory=list)
     private_mb: list[float] = field(default_factory=list)
     share_mb: list[float] = field(default_factory=list)
+    refused: int = 0  # of those who came at once, who got no page
 
 
 class User:
@@ -215,7 +216,9 @@ def _round(python: Path, folder: Path, figures: Figures) -> None:
                 figures.socket_ms.append((time.perf_counter() - began) * 1000)
         known.close()
         time.sleep(2.0)
-        figures.stall_ms.append(_stall(known, port, ours=ours))
+        stall_ms, refused = _stall(known, port, ours=ours)
+        figures.stall_ms.append(stall_ms)
+        figures.refused += refused
         for user in users:
             user.close()
 
@@ -225,15 +228,24 @@ def _memory(pid: int, fields: tuple[str, ...]) -> float:
     return sum(int(_found(rf"(?m)^{name}:\s+(\d+) kB", rollup)) for name in fields) / 1000
 
 
-def _stall(known: User, port: int, *, ours: bool) -> float:
-    """The longest that one user waits for an answer while five new ones come at the same time."""
-    arrivals = [threading.Thread(target=User(port, ours=ours).open) for _ in range(ARRIVALS)]
+def _stall(known: User, port: int, *, ours: bool) -> tuple[float, int]:
+    """The longest that one user waits for an answer while five new ones come at the same time; and how many of those
+    got no page."""
+    refused = []
+
+    def come() -> None:
+        try:
+            User(port, ours=ours).open()
+        except RuntimeError as error:
+            refused.append(error)
+
+    arrivals = [threading.Thread(target=come) for _ in range(ARRIVALS)]
     for each in arrivals:
         each.start()
     waits = []
     while any(each.is_alive() for each in arrivals):
         waits.append(known.post())
-    return max(waits)
+    return max(waits), len(refused)
 
 
 def measure(*, rounds: int) -> str:
@@ -289,6 +301,10 @@ def _text(ours: Figures, theirs: Figures, rounds: int, load: float, our_versions
     for title, of, unit in ROWS:
         mine, other = statistics.median(of(ours)), statistics.median(of(theirs))
         rows.append([title, f"{mine:.3g} {unit}", f"{other:.3g} {unit}", "ahead" if mine <= other else "**behind**"])
+    came = rounds * ARRIVALS
+    refused = (
+        f"Of {came} who came five at a time, {theirs.refused} got an error from the original, {ours.refused} from ours."
+    )
     return f"""
 Measured on {date.today()} by `make bench-package` ({rounds} rounds, the two in turn; medians). Machine: {machine()}.
 What else ran on it just before: a load of {load:.1f}. Server, users' processes and what measures share the cores. The
@@ -298,6 +314,8 @@ same file on both, one worker, htag 1.0.0.
 - htagweb 1.0.0: the original, from the index; {their_versions}.
 
 {table(["", "htagweb", "htagweb 1.0.0", ""], rows)}
+
+{refused}
 
 A user's process of the original is a fork of its server: the pages that neither has written to since are common to all
 of them. Ours is a fresh interpreter: it has nothing of other users' in its memory, runs the same harness as a container
