@@ -123,6 +123,14 @@ async def test_the_limit_holds_for_twenty_parallel_leases_of_different_apps(stag
     assert (len(refused), plane.engine.calls["start"], stage.machine.most) == (15, 5, 5)
 
 
+async def test_all_that_a_user_has_running_is_told_at_once_and_nobody_elses(plane: Plane) -> None:
+    mine = [await plane.until_ready(ALICE, app) for app in (HELLO, CLOCK)]
+    await plane.until_ready(BOB, HELLO)
+    assert {route.sandbox for route in await plane.running(ALICE)} == {route.sandbox for route in mine}
+    await plane.release(ALICE, HELLO, Ending.VISITOR)
+    assert [route.app for route in await plane.running(ALICE)] == [CLOCK]
+
+
 async def test_an_app_may_open_for_those_only_who_have_little_else_running(stage: Stage) -> None:
     stage.apps[CLOCK] = AppSettings(max_per_user=1)
     plane = await stage.open(max_per_user=5)
