@@ -35,7 +35,7 @@ COPY orchestrator/htagweb_orchestrator htagweb_orchestrator
 COPY gateway/htagweb_gateway htagweb_gateway
 RUN python -m compileall -q /opt/htagweb
 USER 10001:10001
-EXPOSE 8000
+EXPOSE 8000 9464
 CMD ["python", "-m", "htagweb_gateway"]
 
 FROM base AS orchestrator

@@ -170,6 +170,7 @@ def _gateway(at: Stage, port: int) -> tuple[list[str], Mapping[str, str]]:
         "HTAGWEB_STATE_DIR": str(at.directory / "state"),
         "HTAGWEB_LISTEN_HOST": "127.0.0.1",
         "HTAGWEB_LISTEN_PORT": str(port),
+        "HTAGWEB_METRICS_PORT": "0",
     }
 
 

@@ -84,6 +84,10 @@ class Admin:
     def pool(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/pool"))
 
+    def metrics(self) -> str:
+        """As Prometheus reads them."""
+        return self._call("GET", "/v1/metrics").text
+
     def warnings(self) -> list[str]:
         """Promises that the engine breaks, and that the operator accepts."""
         return [str(each) for each in self._json(self._call("GET", "/v1/warnings"))]

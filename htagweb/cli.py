@@ -160,6 +160,13 @@ def pool(as_json: AsJson = False) -> None:
         say("The warm pool is off, or no app is published.")
 
 
+@app.command()
+def metrics() -> None:
+    """The orchestrator's numbers, as Prometheus reads them."""
+    with orchestrator() as admin:
+        sys.stdout.write(admin.metrics())
+
+
 @apps_app.callback()
 def apps(context: typer.Context, as_json: AsJson = False) -> None:
     """The published apps."""

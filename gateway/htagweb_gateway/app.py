@@ -85,6 +85,16 @@ class Gateway:
     def watching(self) -> bool:
         return self._watched.is_set()
 
+    @property
+    def sockets(self) -> int:
+        """How many WebSockets are open."""
+        return sum(self._sockets.values())
+
+    @property
+    def requests(self) -> int:
+        """How many requests are with a sandbox."""
+        return sum(upstream.busy for upstream in self._upstreams.values())
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http":

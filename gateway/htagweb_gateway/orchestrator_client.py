@@ -27,6 +27,7 @@ from htagweb_orchestrator.model import (
 T = TypeVar("T")
 ANSWER_S = 10.0  # on top of what a call itself may wait
 OPERATE_S = 60.0  # an engine may take its time over ending many sandboxes
+METRICS_S = 3.0  # whoever asks for them waits 10 s at most
 HEARTBEAT_S = 15.0  # a watch that says nothing for so long is dead; the orchestrator says something every 5 s
 _TOKEN = re.compile("[A-Za-z0-9_-]{1,200}")
 _GONE = "The part of the server that starts apps does not answer. What runs goes on; try again in a moment."
@@ -69,6 +70,16 @@ class OrchestratorClient:
         if not answer.is_success:
             self._raise(answer)
         return msgspec.json.decode(answer.content, type=Icon | None)
+
+    async def metrics(self) -> bytes:
+        """What the orchestrator counts, as Prometheus reads it."""
+        try:
+            answer = await self._http.get("/v1/metrics", timeout=METRICS_S)
+        except httpx.HTTPError as error:
+            raise OrchestratorUnavailable(_GONE) from error
+        if not answer.is_success:
+            self._raise(answer)
+        return answer.content
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:
         """Ends when the orchestrator ends it; raises OrchestratorUnavailable when it is not there or falls silent."""

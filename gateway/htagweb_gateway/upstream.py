@@ -87,6 +87,11 @@ class Upstream:
         """How many connections there are, in use or not."""
         return len(self._open)
 
+    @property
+    def busy(self) -> int:
+        """How many of them carry a request."""
+        return len(self._open) - len(self._idle)
+
     def close(self) -> None:
         """End every request with Ended, and refuse new ones."""
         self._closed = True

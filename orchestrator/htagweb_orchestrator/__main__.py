@@ -25,6 +25,7 @@ from .control import ControlPlane
 from .data import DataFolders
 from .database import Database
 from .logs import configure
+from .metrics import Metrics
 from .operators import Operators
 from .output import OutputFiles
 from .passwords import Failures, Passwords
@@ -52,15 +53,20 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
     os.chown(control_dir, 0, settings.gateway_uid)
     admin_dir.mkdir(mode=0o700, exist_ok=True)
     engine = composition.engine(settings)
+    metrics = Metrics(hung=lambda: engine.hung_calls)
     images = AppImages(instance=settings.instance, sandbox_image=settings.sandbox_image)
     verdicts = Verdicts(state / "verdicts.json")
     catalogue = Catalogue(settings, images=images, verdicts=verdicts, config=config)
     sessions = Sessions(
-        state / "sessions.sqlite", size=settings.session_size_bytes, anonymous_life_s=settings.anonymous_life_s
+        state / "sessions.sqlite",
+        size=settings.session_size_bytes,
+        anonymous_life_s=settings.anonymous_life_s,
+        tally=metrics,
     )
     output = OutputFiles(state / "output")
     database = Database(state / "accounts.sqlite", SCHEMA, durable=True)
-    accounts, passwords, tokens, audit = Accounts(database), Passwords(), Tokens(database), Audit(state)
+    accounts, passwords, tokens = Accounts(database), Passwords(), Tokens(database)
+    audit = Audit(state, heard=metrics.noted)
     sign_ins = SignIns(database, life_s=settings.sign_in_life_s)
     await sign_ins.load(settings.auth)
     await tokens.load()
@@ -78,6 +84,7 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         images=images,
         maker=composition.images(settings),
         verdicts=verdicts,
+        tally=metrics,
     )
     visitors = Visitors(
         auth=settings.auth,
@@ -100,12 +107,13 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         audit=audit,
     )
     operators = Operators(control=control, engine=engine, catalogue=catalogue, output=output, audit=audit)
+    metrics.show(control, operators)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     own_uid = os.getuid()
-    operators_app = Audited(operator_api(operators, people_routes(people)), people)
-    gateway_app = gateway_api(control, session_routes(visitors, operators_app))
+    operators_app = Audited(operator_api(operators, people_routes(people), metrics=metrics.text), people)
+    gateway_app = gateway_api(control, session_routes(visitors, operators_app), metrics=metrics.text)
     services = [
         (server(operators_app, allowed_uids={own_uid}), listen(admin_dir / "admin.sock", mode=0o600)),
         (

@@ -74,6 +74,11 @@ class Admission:
         used = sorted(self._used.get(app, ()))
         return used[min(len(used) * 95 // 100, len(used) - 1)] if used else UNKNOWN_USE
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """(total, available) bytes of the machine."""
+        return self._memory()
+
     def measured(self, app: AppName, memory_bytes: int) -> None:
         self._used.setdefault(app, deque(maxlen=50)).append(memory_bytes)
 

@@ -9,7 +9,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -49,8 +49,16 @@ class Audit:
     """`add` never waits and never fails; what can't be written is in the log. One thread keeps file and table in
     order."""
 
-    def __init__(self, folder: Path, *, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        heard: Callable[[Event, Mapping[str, object]], None] = lambda event, facts: None,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        """`heard` is told of each entry, also of those that are left out."""
         self._path = folder / "audit.jsonl"
+        self._heard = heard
         self._wall_s = wall_s
         self._database = Database(folder / "audit.sqlite", SCHEMA)
         self._pending: set[asyncio.Task[None]] = set()
@@ -61,6 +69,7 @@ class Audit:
     def add(self, event: Event, who: str, *, at_most_every_s: float = 0.0, **facts: object) -> None:
         """`who` is a user's id, or the operator's name; facts that are empty are left out. The same again within
         `at_most_every_s` is left out, too: what a stranger can repeat must not push out what happened before."""
+        self._heard(event, facts)
         if len(self._pending) >= PENDING:
             self._lost += 1
             return

@@ -13,6 +13,7 @@ from .app_images import AppImages, PackageSet, Progress
 from .errors import ImageNotFound, OrchestratorError
 from .image_maker import BuildFailed, ImageMaker, ImageOrder, MadeImage
 from .settings import Settings
+from .tally import Tally
 from .wheels import Wheels
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,19 @@ class Builds:
     """`changed` is awaited after each piece of news, so that apps needn't wait for the next round of the catalogue."""
 
     def __init__(
-        self, *, maker: ImageMaker, images: AppImages, settings: Settings, changed: Callable[[], Awaitable[None]]
+        self,
+        *,
+        maker: ImageMaker,
+        images: AppImages,
+        settings: Settings,
+        changed: Callable[[], Awaitable[None]],
+        tally: Tally | None = None,
     ) -> None:
         self._maker = maker
         self._images = images
         self._settings = settings
         self._changed = changed
+        self._tally = tally or Tally()
         self._wheels = Wheels(settings.wheels_dir)
         self._logs = settings.state_dir / "builds"
         self._look_at = 0.0
@@ -84,12 +92,14 @@ class Builds:
             await self._look()  # what isn't known to be there can't be ready
         except BuildFailed as error:
             self._images.done(wanted.name, Progress.FAILED, str(error))
+            self._tally.built("failed")
             log.warning("image was not made: %s", error, extra=facts)
         except BaseException:
             self._images.done(wanted.name, Progress.QUEUED)
             raise
         else:
             self._images.done(wanted.name, Progress.READY)
+            self._tally.built("made")
             log.info("image made", extra={**facts, "took_s": round(time.monotonic() - began, 1)})
         await self._changed()
 

@@ -21,7 +21,8 @@ from .kinds import DNS_LABEL, Unexpected
 
 DEFAULT_FILE = Path("/etc/htagweb/htagweb.toml")
 OTHER_NAMES = frozenset(
-    "HTAGWEB_" + name for name in "CONFIG BIND PORT CA_FILE YES LISTEN_HOST LISTEN_PORT WORKERS SERVERS".split()
+    "HTAGWEB_" + name
+    for name in "CONFIG BIND PORT CA_FILE YES LISTEN_HOST LISTEN_PORT METRICS_PORT WORKERS SERVERS".split()
 )
 """Names that mean something to this module, to compose, the scripts or the gateway, and nothing to Settings."""
 

@@ -69,6 +69,7 @@ from .session_store import SessionStore
 from .settings import Settings
 from .sign_ins import SignIns
 from .starter import Starter
+from .tally import Tally
 from .trials import Trials
 from .verdicts import Verdicts
 
@@ -108,6 +109,7 @@ class ControlPlane:
         verdicts: Verdicts | None = None,
         renews: bool = False,
         data: DataFolders | None = None,
+        tally: Tally | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
@@ -120,6 +122,7 @@ class ControlPlane:
         self._sessions = sessions
         self._sign_ins = sign_ins or SignIns(None, life_s=0.0)  # without: everybody is anonymous
         self._audit = audit
+        self._tally = tally or Tally()
         self._output = output
         self._admission = admission or Admission(max_per_user=settings.max_per_user)
         self._now = now
@@ -133,7 +136,7 @@ class ControlPlane:
         self._maker = maker
         self._builds: Builds | None = None
         if images is not None and maker is not None:
-            self._builds = Builds(maker=maker, images=images, settings=settings, changed=self._scan)
+            self._builds = Builds(maker=maker, images=images, settings=settings, changed=self._scan, tally=self._tally)
         self._hub = Hub()
         self._sign_ins.tell = self._hub.publish
         self._took_s: dict[AppName, deque[float]] = {}
@@ -457,21 +460,24 @@ class ControlPlane:
     async def _start(self, sandbox: Sandbox, published: PublishedApp, query: str) -> None:
         facts = {"sandbox": sandbox.id, "app": sandbox.lease.app}
         warm = sandbox.link is not None
+        kind = "loaded" if sandbox.loaded else "blank" if warm else "cold"
+        began_s, outcome = self._now(), "ended"
         try:
             if sandbox.turn is not None:
                 await sandbox.turn
+                began_s = self._now()
             try:
                 await self._starter.start(sandbox, published, query=query, on_step=self._step)
             except StartFailed:
                 if not warm or sandbox.answers:
                     raise
-                sandbox = self._replaced(sandbox)
+                sandbox, kind = self._replaced(sandbox), "cold"
                 await self._starter.start(sandbox, published, query=query, on_step=self._step)
         except asyncio.CancelledError:
             self._endings.end(sandbox, sandbox.ending or Ending.LOST, polite=False)
             raise
         except OrchestratorError as error:
-            why = str(error.__cause__ or error)
+            outcome, why = error.reason, str(error.__cause__ or error)
             log.warning("sandbox failed", extra={**facts, "reason": error.reason, "why": why})
             if not isinstance(error, (StartFailed, StartTimeout)):
                 self._output.add(sandbox.id, f"{error}\n")
@@ -482,10 +488,12 @@ class ControlPlane:
                 sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False
             )
         except Exception:
+            outcome = OrchestratorError.reason
             log.exception("sandbox failed", extra=facts)
             self._endings.end(sandbox, Ending.FAILED, polite=False)
         else:
             if sandbox.ending is None:
+                outcome = "ready"
                 sandbox.state = State.READY
                 sandbox.lease = sandbox.lease.replace(steps_ms=sandbox.steps_ms)
                 took_s = self._now() - sandbox.lease.created_s
@@ -495,6 +503,8 @@ class ControlPlane:
                     self._links.make_again(sandbox)
                 self._note(Event.STARTED, sandbox.lease.user, app=sandbox.lease.app, sandbox=sandbox.id)
                 log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
+        finally:
+            self._tally.started(sandbox.lease.app, kind, outcome, self._now() - began_s)
 
     def _replaced(self, sandbox: Sandbox) -> Sandbox:
         """One of the warm pool had died unseen: its visitor gets a new one, and hears nothing of it."""
@@ -702,6 +712,11 @@ class ControlPlane:
     def waiting(self) -> int:
         """How many wait in the line."""
         return len(self._line)
+
+    @property
+    def memory(self) -> tuple[int, int]:
+        """(total, available) bytes of the machine."""
+        return self._admission.memory
 
     @property
     def kept(self) -> Kept | None:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,9 +82,11 @@ class DataRequest(Struct, frozen=True):
     app: AppName | None = None
 
 
-def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Starlette:
-    """lease, find, running, activity, release, icon, watch, and below `session` what session_routes has: all that a
-    gateway may ask for, in the model's structs."""
+def gateway_api(
+    control: ControlPlane, session: Sequence[BaseRoute] = (), *, metrics: Callable[[], bytes] | None = None
+) -> Starlette:
+    """lease, find, running, activity, release, icon, watch, metrics where they are kept, and below `session` what
+    session_routes has: all that a gateway may ask for, in the model's structs."""
 
     async def lease(request: Request) -> Response:
         asked = await read_body(request, LeaseRequest)
@@ -137,6 +139,7 @@ def gateway_api(control: ControlPlane, session: Sequence[BaseRoute] = ()) -> Sta
             HttpRoute("/v1/activity", activity, methods=["POST"]),
             HttpRoute("/v1/icon", icon),
             HttpRoute("/v1/watch", watch),
+            *_told(metrics),
             *session,
         ]
     )
@@ -166,7 +169,9 @@ async def _beating(control: ControlPlane, gateway: str) -> AsyncGenerator[bytes,
         await changes.aclose()
 
 
-def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Starlette:
+def operator_api(
+    operators: Operators, people: Sequence[BaseRoute] = (), *, metrics: Callable[[], bytes] | None = None
+) -> Starlette:
     """What the `htagweb` command asks for; docs/operators.md lists the fields."""
 
     async def sandboxes(request: Request) -> Response:
@@ -239,9 +244,18 @@ def operator_api(operators: Operators, people: Sequence[BaseRoute] = ()) -> Star
             HttpRoute("/v1/warnings", warnings),
             HttpRoute("/v1/doctor", doctor, methods=["POST"]),
             HttpRoute("/v1/readyz", readyz),
+            *_told(metrics),
             *people,
         ]
     )
+
+
+def _told(metrics: Callable[[], bytes] | None) -> list[BaseRoute]:
+    async def answer(request: Request) -> Response:
+        assert metrics is not None
+        return PlainTextResponse(metrics())
+
+    return [HttpRoute("/v1/metrics", answer)] if metrics is not None else []
 
 
 def _only(prefix: str, found: dict[SandboxId, Any], answer: Any) -> Response:

@@ -14,6 +14,7 @@ from .database import Database
 from .errors import SessionRefused, SessionStoreFailed, SessionTooLarge
 from .model import ANONYMOUS, AppName, UserId
 from .session_store import Record, SessionKey
+from .tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -38,18 +39,25 @@ class Sessions:
     untouched one is kept (wall time), `anonymous_life_s` that of an anonymous visitor."""
 
     def __init__(
-        self, path: Path, *, size: int = 64 * 1024, life_s: float = 30 * DAY_S, anonymous_life_s: float = 30 * DAY_S
+        self,
+        path: Path,
+        *,
+        size: int = 64 * 1024,
+        life_s: float = 30 * DAY_S,
+        anonymous_life_s: float = 30 * DAY_S,
+        tally: Tally | None = None,
     ) -> None:
         self._size = size
         self._life_s = life_s
         self._anonymous_life_s = anonymous_life_s
+        self._tally = tally or Tally()
         self._database = Database(path, SCHEMA)
 
     async def get(self, key: SessionKey) -> Record:
         try:
             return await self._database.read(lambda db: _read(db, key))
         except sqlite3.Error as error:
-            raise _failed(error, "the session can't be read just now; try again in a moment") from error
+            raise self._failed(error, "the session can't be read just now; try again in a moment") from error
 
     async def patch(self, key: SessionKey, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
         # As JSON at once: it must not matter what becomes of these objects until it is their turn.
@@ -101,12 +109,12 @@ class Sessions:
         try:
             return await self._database.write(work)
         except sqlite3.Error as error:
-            raise _failed(error, "the session could not be stored; the old value was kept") from error
+            raise self._failed(error, "the session could not be stored; the old value was kept") from error
 
-
-def _failed(error: sqlite3.Error, said: str) -> SessionStoreFailed:
-    log.error("the store of sessions can't be used: %s", error)
-    return SessionStoreFailed(said)
+    def _failed(self, error: sqlite3.Error, said: str) -> SessionStoreFailed:
+        self._tally.store_failed()
+        log.error("the store of sessions can't be used: %s", error)
+        return SessionStoreFailed(said)
 
 
 def _read(db: sqlite3.Connection, key: SessionKey) -> Record:

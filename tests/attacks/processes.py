@@ -69,6 +69,7 @@ async def gateway(stage: Stage, port: int) -> AsyncIterator[Listening]:
         "HTAGWEB_STATE_DIR": str(stage.folder / "gateway"),
         "HTAGWEB_LISTEN_HOST": "127.0.0.1",
         "HTAGWEB_LISTEN_PORT": str(port),
+        "HTAGWEB_METRICS_PORT": "0",
     }
     found = Listening(port)
     async with _running(stage, "htagweb_gateway", environment):

@@ -176,6 +176,13 @@ class Stack:
         )
         assert done.returncode == 0, done.stderr
 
+    def metrics(self) -> str:
+        """What Prometheus would get on the installation's network."""
+        container = self.docker_compose("ps", "-q", "gateway").stdout.strip()
+        address = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+        with urllib.request.build_opener(NoRedirect).open(f"http://{address}:9464/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
     def containers(self) -> list[dict[str, str]]:
         """The sandboxes as `docker ps --all` has them."""
         lines = docker("ps", "--all", "--filter", f"label=htagweb.instance={self.project}", "--format", "{{json .}}")

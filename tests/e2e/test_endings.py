@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,24 @@ def ends_logged(stack: Stack, sandbox: str) -> list[dict[str, Any]]:
     return found
 
 
+def audited(stack: Stack, row: dict[str, Any]) -> list[str]:
+    entries = json.loads(stack.htagweb("audit", "--event", "ended", "--who", row["user"], "--json").stdout)
+    return [entry["ending"] for entry in entries if entry["sandbox"] == row["id"]]
+
+
+def counted(stack: Stack, app: str) -> Counter[str]:
+    """Of this app, by ending, as Prometheus is told beside the gateway."""
+    found = re.findall(rf'htagweb_endings_total{{app="{app}",ending="(\w+)"}} (\d+)', stack.metrics())
+    return Counter({ending: int(count) for ending, count in found})
+
+
 @pytest.mark.parametrize(("app", "act", "word", "title"), ENDINGS.values(), ids=ENDINGS.keys())
-def test_each_ending_is_told_alike_in_page_command_and_log(
+def test_each_ending_is_told_alike_in_page_command_log_audit_and_metrics(
     visitor: Visitor, stack: Stack, shots: Path, app: str, act: Act, word: str, title: str
 ) -> None:
     page = open_app(visitor(), app)
     (row,) = stack.rows()
+    before = counted(stack, app)
     act(page, stack)
     dialog = page.get_by_role("dialog", name=title)
     expect(dialog).to_be_visible(timeout=PATIENCE_MS)
@@ -98,6 +111,8 @@ def test_each_ending_is_told_alike_in_page_command_and_log(
     assert inspected["because"]
     (logged,) = ends_logged(stack, row["id"])
     assert (logged["ending"], logged["app"], logged["user"]) == (word, app, row["user"])
+    assert audited(stack, row) == [word]
+    assert counted(stack, app) - before == Counter([word])
     until(lambda: not stack.containers(), what="it leaves no container")
     dialog.get_by_role("button").click()
     opened(page)
@@ -112,6 +127,7 @@ def test_a_start_that_fails_is_told_alike_too(visitor: Visitor, stack: Stack) ->
     inspected = json.loads(stack.htagweb("inspect", error_id, "--json").stdout)
     assert (inspected["ending"], inspected["because"]) == ("failed", "it never got to its first page")
     assert [event["ending"] for event in ends_logged(stack, inspected["id"])] == ["failed"]
+    assert counted(stack, "crash")["failed"] > 0
 
 
 def test_an_init_that_takes_too_long_says_so_and_where_it_was(visitor: Visitor, stack: Stack, shots: Path) -> None:

@@ -23,6 +23,7 @@ from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.data import DataFolders
 from htagweb_orchestrator.database import Database
 from htagweb_orchestrator.engines.base import SandboxSpec
+from htagweb_orchestrator.metrics import Metrics
 from htagweb_orchestrator.model import (
     AppName,
     AppsChanged,
@@ -51,6 +52,7 @@ from htagweb_orchestrator.session_routes import session_routes
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.sign_ins import SignIns
+from htagweb_orchestrator.tally import Tally
 from htagweb_orchestrator.tokens import Tokens
 from htagweb_orchestrator.verdicts import Verdicts
 from htagweb_orchestrator.visitors import Visitors
@@ -147,6 +149,7 @@ class Plane(ControlPlane):
     tokens: Tokens
     people: People
     audit: Audit
+    metrics: Metrics
     rounds = 0  # of the reaper
 
     async def _tick(self) -> None:
@@ -241,7 +244,8 @@ class Stage:
         )
         people = Database(self.root / "state" / "accounts.sqlite", SCHEMA)
         self._databases.append(people)
-        audit = Audit(self.root / "state", wall_s=self.clock)
+        metrics = Metrics()
+        audit = Audit(self.root / "state", heard=metrics.noted, wall_s=self.clock)
         self._audits.append(audit)
         signed_in = SignIns(people, life_s=settings.sign_in_life_s, wall_s=self.clock)
         plane = Plane(
@@ -249,19 +253,22 @@ class Stage:
             catalogue=catalogue,
             settings=settings,
             run=self.run_directory,
-            sessions=self.store(settings),
+            sessions=self.store(settings, metrics),
             output=output,
             admission=admission,
             verdicts=verdicts,
             sign_ins=signed_in,
             audit=audit,
             data=self.data,
+            tally=metrics,
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine
         plane.operators = Operators(
             control=plane, engine=engine, catalogue=catalogue, output=output, audit=audit, now=self.clock
         )
+        metrics.show(plane, plane.operators)
+        plane.metrics = metrics
         plane.sign_ins, plane.accounts, plane.audit = signed_in, Accounts(people), audit
         plane.tokens = Tokens(people, wall_s=self.clock)
         plane.auth = settings.auth
@@ -303,18 +310,20 @@ class Stage:
         running = [c.harness for c in self.machine.containers.values() if c.instance == plane.engine.instance]
         await eventually(lambda: not any(each.connected for each in running if each.reading.is_set()))
 
-    def store(self, settings: Settings) -> Sessions:
-        store = Sessions(self.root / "state" / "sessions.sqlite", size=settings.session_size_bytes)
+    def store(self, settings: Settings, tally: Tally | None = None) -> Sessions:
+        store = Sessions(self.root / "state" / "sessions.sqlite", size=settings.session_size_bytes, tally=tally)
         self._stores.append(store)
         return store
 
     @staticmethod
     def operator_app(plane: Plane) -> Audited:
-        return Audited(operator_api(plane.operators, people_routes(plane.people)), plane.people)
+        return Audited(
+            operator_api(plane.operators, people_routes(plane.people), metrics=plane.metrics.text), plane.people
+        )
 
     @classmethod
     def gateway_app(cls, plane: Plane) -> Starlette:
-        return gateway_api(plane, session_routes(plane.visitors, cls.operator_app(plane)))
+        return gateway_api(plane, session_routes(plane.visitors, cls.operator_app(plane)), metrics=plane.metrics.text)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
