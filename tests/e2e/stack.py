@@ -178,8 +178,8 @@ class Stack:
 
     def metrics(self) -> str:
         """What Prometheus would get on the installation's network."""
-        container = self.docker_compose("ps", "-q", "gateway").stdout.strip()
-        address = docker("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
+        ips = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        address = docker("inspect", "--format", ips, f"{self.project}-gateway-1")
         with urllib.request.build_opener(NoRedirect).open(f"http://{address}:9464/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
