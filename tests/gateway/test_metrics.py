@@ -18,7 +18,7 @@ from htagweb_gateway.__main__ import main
 from htagweb_gateway.metrics import MOST, Metrics, serving
 from htagweb_orchestrator.model import Ending
 from tests.gateway.scripted import Response, Wire
-from tests.sign_in.stage import Stage, free_port
+from tests.sign_in.stage import Person, Stage, free_port
 
 ROOT = Path(__file__).parents[2]
 ME = str(os.getpid())
@@ -33,6 +33,14 @@ async def ask(port: int, request: bytes = b"GET /metrics HTTP/1.1\r\nHost: gatew
         wire.abort()
 
 
+async def opened(person: Person, **headers: str) -> None:
+    """Like the waiting page, which comes first where the machine is busy."""
+    async with asyncio.timeout(20):
+        while (answer := await person.page("/hello/", **headers)).status == 503:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert answer.status == 200
+
+
 class Scraped:
     def __init__(self, stage: Stage, port: int) -> None:
         self.stage = stage
@@ -45,7 +53,7 @@ class Scraped:
 
     async def has(self, *lines: str) -> None:
         """At once or soon, all of these."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while missing := set(lines) - set((await self.text()).splitlines()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert not missing
@@ -77,7 +85,7 @@ async def test_a_visit_is_in_the_numbers_and_the_visitor_is_not(scraped: Scraped
     stranger = stage.visitor()
     assert (await stranger.sign_in("ann", "wrong")).status == 403
     ann = await stage.person("ann")
-    assert (await ann.page("/hello/", **{"User-Agent": "peculiar"})).status == 200
+    await opened(ann, **{"User-Agent": "peculiar"})
     socket = await ann.socket("/hello/ws")
     await scraped.has(
         "htagweb_up 1.0",
@@ -101,7 +109,7 @@ async def test_a_visit_is_in_the_numbers_and_the_visitor_is_not(scraped: Scraped
 
 async def test_a_request_is_counted_while_it_is_with_a_sandbox(scraped: Scraped) -> None:
     ann = await scraped.stage.person("ann")
-    assert (await ann.page("/hello/")).status == 200
+    await opened(ann)
     assert f'htagweb_gateway_requests{{worker="{ME}"}} 0.0' in await scraped.text()  # its connection is kept
     stream = await scraped.stage.server.connect()
     head = f"GET /hello/events HTTP/1.1\r\nHost: {ann.host}\r\nCookie: {ann.cookie}\r\n\r\n"
