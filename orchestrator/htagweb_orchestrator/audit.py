@@ -4,6 +4,7 @@ appended, and the same in a table that can be asked."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -137,11 +138,15 @@ class Audit:
                 log.error("the audit log can't be written: %s", error, extra={"lost": self._lost})
 
     def _append(self, line: bytes) -> None:
-        """In one write at the end of the file, so that a kill leaves whole lines."""
+        """In one write at the end of the file, so that a kill leaves whole lines. Raises OSError, and then nothing of
+        it is there: a disk that gets full takes the first part of a line."""
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            if os.fstat(file).st_size + len(line) <= FILE_BYTES:
-                os.write(file, line)
+            size = os.fstat(file).st_size
+            if size + len(line) <= FILE_BYTES:
+                if os.write(file, line) < len(line):
+                    os.ftruncate(file, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 return
         finally:
             os.close(file)
