@@ -11,18 +11,36 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from htagweb_orchestrator.model import Person, UserId
 from htagweb_orchestrator.settings import Settings
 from tests.orchestrator.stage import eventually
 from tests.sign_in.stage import PAGE, PASSWORD, Stage, free_port
 
 ROOT = Path(__file__).parents[2]
+CLAIM = {"Remote-User": "root", "Remote-Groups": "admin", "Remote-Name": "Root", "Remote-Email": "root@example.org"}
+# An operator's own site in front of the gateway, and what it asks who somebody is.
+ASKING_WHO = """
+https://localhost:{port} {{
+	forward_auth 127.0.0.1:{knows} {{
+		uri /
+		copy_headers Remote-User Remote-Groups
+	}}
+	import gateway
+}}
+http://:{knows} {{
+	bind 127.0.0.1
+	header Remote-User ann
+	header Remote-Groups staff
+	respond 200
+}}
+"""
 
 
 class Caddy:
@@ -31,6 +49,9 @@ class Caddy:
         self.gateway = gateway
         self.port, self.plain_port = free_port(), free_port()
         self.url = f"https://localhost:{self.port}"
+        asking_who = free_port()
+        self.asking_who_url = f"https://localhost:{asking_who}"
+        (folder / "who.caddy").write_text(ASKING_WHO.format(port=asking_who, knows=free_port()))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -65,8 +86,8 @@ class Caddy:
     def trusting(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.root))
 
-    def browser(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, verify=self.trusting(), trust_env=False, headers=PAGE)
+    def browser(self, url: str = "") -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=url or self.url, verify=self.trusting(), trust_env=False, headers=PAGE)
 
 
 @pytest.fixture
@@ -128,6 +149,29 @@ async def test_behind_a_proxy_that_nobody_declared_people_sign_in_too(closed_sta
         assert (await ann.get("/clock/", follow_redirects=True)).status_code == 200
         forged = await ann.get("/clock/x", headers={"X-Forwarded-For": "192.0.2.66"})
         assert "192.0.2.66" not in forged.json()["headers"].values()
+
+
+@pytest.mark.parametrize("spell", [str, str.lower, str.upper])
+async def test_a_visitor_cannot_say_through_caddy_who_he_is(
+    closed_stage: Stage, caddy: Caddy, spell: Callable[[str], str]
+) -> None:
+    await closed_stage.open(auth="header", public_url=caddy.url, trusted_proxies=("127.0.0.1",))
+    claim = {spell(name): value for name, value in CLAIM.items()}
+    async with caddy.browser() as eve:
+        for path in ("/-/admin", "/clock/", "/"):
+            answer = await eve.get(path, headers=claim, follow_redirects=True)
+            assert answer.status_code == (200 if path == "/" else 404), path
+    assert closed_stage.plane.sign_ins.all() == ()
+
+
+async def test_who_somebody_is_is_what_the_operators_forward_auth_says(closed_stage: Stage, caddy: Caddy) -> None:
+    url = caddy.asking_who_url
+    await closed_stage.open(auth="header", public_url=url, trusted_proxies=("127.0.0.1",))
+    async with caddy.browser(url) as ann:
+        assert (await ann.get("/-/admin", headers=CLAIM, follow_redirects=True)).status_code == 404
+        assert (await ann.get("/todo/", headers=CLAIM, follow_redirects=True)).status_code == 200
+    (sign_in,) = closed_stage.plane.sign_ins.all()
+    assert sign_in.person == Person(id=UserId("ann"), groups=("staff",))
 
 
 async def test_behind_a_proxy_that_rewrites_the_host_the_key_is_named(stage: Stage) -> None:
