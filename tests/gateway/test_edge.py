@@ -1,0 +1,82 @@
+"""How a request came in: whose word counts for the visitor's address and scheme, and whose doesn't."""
+
+from __future__ import annotations
+
+import pytest
+
+from htagweb_gateway.edge import Edge, Edges
+from htagweb_orchestrator.model import Platform
+
+VISITOR, PROXY, BALANCER, STRANGER = "198.51.100.7", "10.0.0.2", "10.0.0.3", "203.0.113.9"
+INVENTED = b"6.6.6.6"
+
+
+def edge(*fields: tuple[bytes, bytes], peer: str = PROXY, scheme: str = "http", public_url: str = "") -> Edge:
+    edges = Edges(Platform(trusted_proxies=("10.0.0.0/24", "fd00::/8"), public_url=public_url))
+    return edges.of({"scheme": scheme, "client": (peer, 4711), "headers": [(b"host", b"apps.example"), *fields]})
+
+
+def by(*forwarded: bytes, peer: str = PROXY) -> Edge:
+    return edge(*((b"x-forwarded-for", value) for value in forwarded), peer=peer)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ([b"198.51.100.7"], VISITOR),
+        ([INVENTED + b", 198.51.100.7"], VISITOR),
+        ([INVENTED + b" ,198.51.100.7 ,"], VISITOR),
+        ([INVENTED + b", 198.51.100.7, 10.0.0.3"], VISITOR),
+        ([INVENTED, b"198.51.100.7"], VISITOR),
+        ([INVENTED + b", 198.51.100.7", b"10.0.0.3"], VISITOR),
+        ([b"10.0.0.9, 198.51.100.7"], VISITOR),  # he says that he is a proxy of ours
+        ([INVENTED + b", 2001:db8::7, fd00::1"], "2001:db8::7"),
+        ([b"10.0.0.3"], BALANCER),  # a visitor at home in the proxies' network
+        ([b""], PROXY),
+        ([INVENTED + b", unknown"], "unknown"),
+        ([INVENTED + b", 198.51.100.7:80, 10.0.0.3"], "198.51.100.7:80"),
+        ([INVENTED + b", \xff\xfe"], "\xff\xfe"),
+    ],
+)
+def test_the_visitor_is_the_rightmost_hop_that_no_proxy_of_ours_is(forwarded: list[bytes], client: str) -> None:
+    found = by(*forwarded)
+    assert (found.client, found.own_client, found.client_told) == (client, client, True)
+
+
+@pytest.mark.parametrize("peer", [STRANGER, "not an address", ""])
+def test_a_stranger_is_who_he_is_whatever_he_says(peer: str) -> None:
+    found = edge((b"x-forwarded-for", INVENTED), (b"x-forwarded-proto", b"https"), peer=peer)
+    assert (found.client, found.client_told, found.scheme, found.scheme_known) == (peer, False, "http", False)
+    assert found.proxied
+    assert found.own_client == ""  # many may come by that proxy
+
+
+def test_without_a_proxy_the_visitor_is_the_peer() -> None:
+    found = edge(peer=VISITOR)
+    assert (found.client, found.own_client, found.proxied) == (VISITOR, VISITOR, False)
+
+
+def test_nobody_is_trusted_unless_it_is_said() -> None:
+    scope = {"scheme": "http", "client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", INVENTED)]}
+    assert Edges(Platform()).of(scope).client == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "scheme", "known"),
+    [
+        ([b"https"], "https", True),
+        ([b"http, HTTPS "], "https", True),
+        ([b"https, http"], "http", True),
+        ([b"https", b"http"], "http", True),
+        ([b"https, ftp"], "http", False),
+        ([b""], "http", False),
+    ],
+)
+def test_the_last_scheme_counts(said: list[bytes], scheme: str, known: bool) -> None:
+    found = edge(*((b"x-forwarded-proto", value) for value in said))
+    assert (found.scheme, found.scheme_known) == (scheme, known)
+
+
+def test_the_public_url_knows_the_scheme_better() -> None:
+    found = edge((b"x-forwarded-proto", b"http"), public_url="https://apps.example")
+    assert (found.scheme, found.scheme_known) == ("https", True)
