@@ -54,6 +54,7 @@ if __name__ == "__main__":
 """
 USERS = 10
 INTERACTIONS = 1000
+PAUSE_S = 0.006  # between two of one socket: htagweb lets a browser send 200 messages a second, not more
 ARRIVALS = 5
 
 
@@ -214,6 +215,7 @@ def _round(python: Path, folder: Path, figures: Figures) -> None:
                 ws.send(message)
                 users[1].took(ws.recv(timeout=30))
                 figures.socket_ms.append((time.perf_counter() - began) * 1000)
+                time.sleep(PAUSE_S)
         known.close()
         time.sleep(2.0)
         stall_ms, refused = _stall(known, port, ours=ours)

@@ -20,6 +20,7 @@ _CONTROL = 0x08  # the bit of an opcode that control frames have
 _CONTINUATION, _CLOSE = 0x0, 0x8
 _OPCODES = frozenset({0x0, 0x1, 0x2, 0x8, 0x9, 0xA})
 _CONTROL_BYTES = 125
+_PIECE_BYTES = 4096  # browsers send a long message in pieces; from this size on they are no messages of their own
 
 
 class Violation(NamedTuple):
@@ -63,7 +64,7 @@ class Frames:
 
     `masked`: this side is a client. `extended`: an extension was agreed on, and gives the reserved bits a meaning.
     `message_size` bounds a message's payload, all its frames together, as sent (compressed, where it is). `on_data` is
-    called for each data frame, when it begins; `rate` counts frames of all kinds.
+    called for each data frame, when it begins; `rate` counts frames of all kinds, but no large pieces of a message.
     """
 
     __slots__ = (
@@ -189,7 +190,8 @@ class Frames:
             self._open = not first & _FIN
         if self._muted_in is not None or self.violation is not None:
             return
-        if self._rate is not None and not self._rate.spend():
+        piece = opcode == _CONTINUATION and length >= _PIECE_BYTES  # `message_size` bounds these
+        if self._rate is not None and not piece and not self._rate.spend():
             self._violate(POLICY, "too many messages")
         elif opcode & _CONTROL:
             return

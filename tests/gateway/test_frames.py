@@ -193,6 +193,14 @@ def test_frames_that_come_too_fast_are_a_violation() -> None:
     assert tracker.violation.code == 1008
 
 
+@pytest.mark.parametrize(("size", "allowed"), [(4096, True), (4095, False)])
+def test_a_long_message_in_pieces_is_no_more_than_one(size: int, allowed: bool) -> None:
+    tracker = Frames(masked=True, message_size=ANY, rate=Rate(10, clock=lambda: 0.0))
+    pieces = frame(TEXT, bytes(size), fin=False) + frame(MORE, bytes(size), fin=False) * 100
+    assert (tracker.feed(pieces) == pieces) is allowed
+    assert (tracker.violation is None) is allowed
+
+
 def test_a_rate_gives_no_more_for_having_waited_long() -> None:
     now = [0.0]
     rate = Rate(1000, clock=lambda: now[0])

@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from htagweb_gateway.door import FrontWebSocket
-from htagweb_orchestrator.model import UnixAddress
+from htagweb_orchestrator.model import Platform, UnixAddress
 
 from .scripted import Front, Server, Wire, eventually, gateway, path_to
 from .sockets import websocket_sandbox
@@ -270,6 +270,20 @@ async def test_messages_that_come_too_fast_end_both_sides(stage: Staging) -> Non
         assert await ending(visitor) == (1008, "too many messages")
         assert await ending(found.sockets[0]) == (1008, "too many messages")
         assert 200 <= heard < 1000
+
+
+async def test_a_thousand_messages_a_second_are_too_many(stage: Staging) -> None:
+    loop = asyncio.get_running_loop()
+    async with stage(hold, message_rate=Platform().message_rate) as found, found.visit() as visitor:
+        start, sent = loop.time(), 0
+        with suppress(ConnectionClosed):
+            while sent < 1900:  # fewer than may come at once at that rate
+                await asyncio.sleep(0.01)
+                while sent < 1000 * (loop.time() - start):
+                    await visitor.send("x")
+                    sent += 1
+        assert await ending(visitor) == (1008, "too many messages")
+        assert sent >= 400
 
 
 async def test_a_message_of_just_the_size_passes(stage: Staging) -> None:
