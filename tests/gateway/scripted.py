@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -312,7 +313,7 @@ async def _plain(send: Send, status: int, text: str) -> None:
 class Server:
     """A uvicorn protocol on a listening socket, without the process around it."""
 
-    def __init__(self, app: App, protocol: type[HttpToolsProtocol], **options: Any) -> None:
+    def __init__(self, app: App, protocol: type[HttpToolsProtocol | H11Protocol], **options: Any) -> None:
         self.config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", proxy_headers=False, **options
         )
@@ -322,7 +323,7 @@ class Server:
         self.port = 0
         self.visitors: list[Wire] = []
 
-    def make(self) -> HttpToolsProtocol:
+    def make(self) -> HttpToolsProtocol | H11Protocol:
         return self.protocol(self.config, self.state, {})
 
     async def socket(self, *, small: bool = False) -> socket.socket:
@@ -356,7 +357,7 @@ def get(target: bytes = b"/app/", *headers: bytes, method: bytes = b"GET") -> by
 
 @asynccontextmanager
 async def gateway(
-    app: App, protocol: type[FrontProtocol] = FrontProtocol, *, at: int = 0, **options: Any
+    app: App, protocol: type[FrontProtocol | H11Protocol] = FrontProtocol, *, at: int = 0, **options: Any
 ) -> AsyncIterator[Server]:
     """`at` is the port, 0 for any."""
     server = Server(app, protocol, **options)

@@ -133,17 +133,20 @@ async def test_an_upgrade_to_something_else_is_not_taken_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "head",
+    "request_",
     [
-        b"X: " + b"x" * 40_000,
-        b"\r\n".join(b"X%d: %b" % (n, b"x" * 1000) for n in range(40)),
-        b"\r\n".join(b"X%d: 1" % n for n in range(2000)),
+        get(b"/app/", b"X: " + b"x" * 40_000),
+        get(b"/app/", *(b"X%d: %b" % (n, b"x" * 1000) for n in range(40))),
+        get(b"/app/", *(b"X%d: 1" % n for n in range(2000))),
+        get(b"/app/" + b"x" * 100_000),
+        get(b"/app/?" + b"x" * 100_000),
     ],
+    ids=["a long field", "many long fields", "many fields", "a long path", "a long query"],
 )
-async def test_too_long_a_head_is_refused(head: bytes) -> None:
+async def test_too_long_a_head_is_refused(request_: bytes) -> None:
     async with path_to(answering(HELLO)) as (server, _, sandbox):
         wire = await server.connect()
-        wire.write(get(b"/app/", head))
+        wire.write(request_)
         assert (await wire.head()).startswith(b"HTTP/1.1 431 ")
         assert sandbox.wires == []
 

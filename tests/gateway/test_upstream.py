@@ -138,7 +138,8 @@ async def test_trailers_do_not_become_headers() -> None:
 
 
 @both_paths
-async def test_events_arrive_one_by_one() -> None:
+@pytest.mark.parametrize("accept", [b"*/*", b"text/event-stream", b"text/html", b""])
+async def test_events_arrive_one_by_one(accept: bytes) -> None:
     seen = asyncio.Semaphore(0)
 
     async def script(wire: Wire) -> None:
@@ -151,7 +152,7 @@ async def test_events_arrive_one_by_one() -> None:
 
     async with path_to(script) as (server, _, _):
         wire = await server.connect()
-        await wire.send(get(b"/app/sse"))
+        await wire.send(get(b"/app/sse", *([b"Accept: " + accept] if accept else [])))
         await wire.head(within_s=1)
         for n in range(3):
             assert await wire.exactly(14, within_s=1) == b"9\r\ndata: %d\n\n\r\n" % n
