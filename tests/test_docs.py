@@ -57,8 +57,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_commands_exist(page: Path) -> None:
     text = page.read_text()
-    targets = set(re.findall(r"(?m)^(\w+):", (ROOT / "Makefile").read_text()))
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+    targets = set(re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text()))
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert target in targets, target
     for script in re.findall(r"\bscripts/[\w-]+", text):
         assert (ROOT / script).is_file(), script
