@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 
-from .endings import Endings
+from .endings import STOPPED, Endings
 from .engines.base import Died, Engine, Found
 from .errors import OrchestratorError
 from .model import Ending, SandboxId, State, Step
@@ -49,6 +49,7 @@ class Census:
 
     async def follow(self) -> None:
         """Follow the engine's events for ever; it reconnects by itself and says Relist when it has."""
+        heard = False
         while True:
             try:
                 async with aclosing(self._engine.events()) as events:
@@ -56,17 +57,19 @@ class Census:
                         if isinstance(event, Died):
                             self._endings.died(event)
                         else:
-                            await self.reconcile()
+                            deaf, heard = heard, True  # each but the first Relist: some events got lost
+                            await self.reconcile(deaf=deaf)
             except OrchestratorError as error:
                 log.warning("%s", error, extra={"reason": error.reason})
             except Exception:
                 log.exception("the engine's events can't be followed")
             await asyncio.sleep(RETRY_S)
 
-    async def reconcile(self, *, adopt: bool = False) -> None:
+    async def reconcile(self, *, adopt: bool = False, deaf: bool = False) -> None:
         """Compare the engine's list, the run directory and the registry; end or remove what is in one of them only.
 
-        With `adopt` (once, at the start) what runs under a lease that holds is taken over. Raises EngineUnavailable.
+        With `adopt` (once, at the start) what runs under a lease that holds is taken over. With `deaf` the
+        engine's events were lost for a while, as they are when it restarts. Raises EngineUnavailable.
         """
         ready = [each for each in self._registry if each.state in (State.READY, State.WARM)]
         found = {each.sandbox_id: each for each in await self._engine.list_managed()}
@@ -87,7 +90,8 @@ class Census:
                         sandbox_id=sandbox.id,
                         exit_code=now_found.exit_code if now_found else None,
                         out_of_memory=now_found.out_of_memory if now_found else False,
-                    )
+                    ),
+                    deaf=deaf,
                 )
             elif sandbox.id not in directories:
                 self._endings.end(sandbox, Ending.LOST, "its run directory is gone")
@@ -143,9 +147,8 @@ class Census:
             self._registry.add(sandbox)
             if lease.boot_id != self._boot_id:
                 self._endings.end(sandbox, Ending.LOST, "the machine was restarted", polite=False)
-            elif ended is None or not (
-                ended.exit_code or ended.out_of_memory
-            ):  # an orphan ends itself with code 0, too
+            elif ended is None or (not ended.out_of_memory and ended.exit_code in (None, *STOPPED)):
+                # An orphan ends itself with code 0, too; the others an engine leaves that stopped meanwhile.
                 self._endings.end(sandbox, Ending.LOST, "it ended while the server was restarted", polite=False)
             else:
                 self._endings.died(

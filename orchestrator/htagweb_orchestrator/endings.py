@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 KEPT_S, KEPT = 900.0, 5000  # how long, and how many, endings wait to be explained to their visitors
 RETRY_S = 2.0  # how often a removal that the engine refused is tried again
 GRACE_S = 1.0  # for a sandbox to end by itself when told to
+STOPPED = (0, 137, 143, 255)  # what an engine that stops or restarts leaves as the codes of its sandboxes
 
 
 class Endings:
@@ -82,8 +83,12 @@ class Endings:
             sandbox.start.cancel()
         return task
 
-    def died(self, event: Died) -> None:
-        """The engine says that a sandbox ended; find the word for it."""
+    def died(self, event: Died, *, deaf: bool = False) -> None:
+        """The engine says that a sandbox ended; find the word for it.
+
+        `deaf`: it ended while the engine's events could not be heard. Then a code that the engine itself may have
+        caused says nothing of the app.
+        """
         sandbox = self._registry.get(event.sandbox_id)
         if sandbox is None or sandbox.died.is_set():
             return
@@ -93,6 +98,8 @@ class Endings:
             return  # a start sees it by itself, an ending waits for it
         if event.out_of_memory:
             ending, detail = Ending.MEMORY, "it needed more memory than it may have"
+        elif deaf and event.exit_code in STOPPED and not sandbox.exit_reason:
+            ending, detail = Ending.LOST, "the engine was restarted"
         elif event.exit_code == 0:
             ending, detail = Ending.EXITED, sandbox.exit_reason or "the app ended itself"
         else:

@@ -199,6 +199,9 @@ async def test_the_lease_on_disk_is_all_that_is_needed(stage: Stage, plane: Plan
         (1, False, Ending.CRASHED, "exit code 1"),
         (137, True, Ending.MEMORY, "it needed more memory than it may have"),
         (0, False, Ending.LOST, "it ended while the server was restarted"),
+        (137, False, Ending.LOST, "it ended while the server was restarted"),
+        (143, False, Ending.LOST, "it ended while the server was restarted"),
+        (255, False, Ending.LOST, "it ended while the server was restarted"),
     ],
 )
 async def test_what_ended_while_no_orchestrator_was_there_is_explained(

@@ -70,6 +70,32 @@ async def test_an_end_whose_event_got_lost_is_seen_when_the_engine_is_heard_agai
     assert (ended.ending, ended.detail) == (Ending.CRASHED, detail)
 
 
+@pytest.mark.parametrize("code", [0, 137, 143, 255])
+async def test_what_an_engine_took_along_when_it_restarted_is_not_said_of_the_app(
+    stage: Stage, plane: Plane, code: int
+) -> None:
+    route = await plane.until_ready(ALICE, HELLO)
+    stage.machine.die(route.sandbox, code, unseen=True)
+    stage.machine.tell("htagweb", Relist())
+    ended = await plane.until_ended(ALICE, HELLO)
+    assert (ended.ending, ended.detail) == (Ending.LOST, "the engine was restarted")
+
+
+async def test_neither_memory_nor_what_the_app_said_is_taken_for_a_restart_of_the_engine(
+    stage: Stage, plane: Plane
+) -> None:
+    mine, his = await plane.until_ready(ALICE, HELLO), await plane.until_ready(BOB, HELLO)
+    harness = stage.harness(his)
+    harness.say(type="exit", reason="the game is over")
+    assert await harness.change({"a": 1}) is None  # a round trip: what was said before has arrived
+    stage.machine.die(mine.sandbox, 137, out_of_memory=True, unseen=True)
+    stage.machine.die(his.sandbox, 0, unseen=True)
+    stage.machine.tell("htagweb", EngineUnavailable("The stream broke."))
+    assert (await plane.until_ended(ALICE, HELLO)).ending is Ending.MEMORY
+    ended = await plane.until_ended(BOB, HELLO)
+    assert (ended.ending, ended.detail) == (Ending.EXITED, "the game is over")
+
+
 async def test_a_sandbox_whose_directory_is_gone_is_ended(stage: Stage, plane: Plane) -> None:
     route = await plane.until_ready(ALICE, HELLO)
     stage.run_directory.remove(route.sandbox)
