@@ -18,7 +18,8 @@ from testcontainers.compose import DockerCompose
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).parents[2]
-PROJECT = os.environ.get("E2E_PROJECT", "htagweb-e2e")  # two runs on one machine need two names
+# Two runs on one machine need two names, and so do two workers of one run.
+PROJECT = os.environ.get("E2E_PROJECT", "htagweb-e2e") + os.environ.get("PYTEST_XDIST_WORKER", "")
 COMPOSE_FILES = ["compose.yaml", "tests/e2e/compose.override.yaml"]
 DEADLINE_S = 20.0
 
