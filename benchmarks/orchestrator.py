@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ from htagweb_orchestrator.model import (
     Change,
     Ending,
     Platform,
+    Refusal,
     Route,
     SandboxId,
     Seen,
@@ -64,7 +65,7 @@ class FixedRoutes:
     async def find(self, user: UserId, app: AppName) -> Route | None:
         return self._routes.get(user)
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
         pass
 
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:

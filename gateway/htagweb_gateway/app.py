@@ -21,6 +21,8 @@ from htagweb_orchestrator.model import (
     Change,
     Ending,
     Platform,
+    Refusal,
+    Refused,
     Route,
     SandboxId,
     Snapshot,
@@ -42,6 +44,7 @@ from .passes import Passes
 from .platform import PlatformSite
 from .problems import login_url, problem, problem_of_error, problem_of_route
 from .proxy_sign_in import ProxySignIn
+from .refusals import Refusals
 from .relay import Carrier, relay_for
 from .routes import RouteTable
 from .sign_ins import SIGNED_OUT
@@ -71,6 +74,7 @@ class Gateway:
         self.name = secrets.token_hex(8)  # of this worker, in its reports
         self.edges = Edges(Platform())
         self.activity = Activity()
+        self.refusals = Refusals()
         self.routes = RouteTable(on_platform=self._configure, on_ended=self._ended)
         self._passes = Passes(self.routes, identity.sign_ins)
         self._site = PlatformSite(self)
@@ -145,7 +149,7 @@ class Gateway:
             return self._site.enter(edge, target)
         card = self.card(name, visitor)
         if card is None:
-            return self.unknown(name, visitor, target, wants_page)
+            return self.unknown(name, visitor, target, wants_page, edge)
         if self.edges.app_hosts is not None and not edge.app:
             return self._elsewhere(self.edges.app_hosts, name, (rest.decode("latin-1") or "/") + search, wants_page)
         if not rest:
@@ -296,6 +300,7 @@ class Gateway:
         visitor = self.identify(scope, edge)
         card = self.card(AppName(name or ""), visitor)
         if card is None or not rest:
+            self._note_forbidden(AppName(name or ""), visitor, edge)
             return problem(404, "not-found", "There is nothing here.")
         if self.edges.app_hosts is not None and not edge.app:
             return self._elsewhere(self.edges.app_hosts, card.name, "/", False)
@@ -398,7 +403,8 @@ class Gateway:
             return self.pages.limit(error, card, longest_idle=longest_idle, target=target)
         return self.pages.refused(error, target=target, dev=self.dev(edge))
 
-    def unknown(self, name: AppName, visitor: Visitor | None, target: str, wants_page: bool) -> Response:
+    def unknown(self, name: AppName, visitor: Visitor | None, target: str, wants_page: bool, edge: Edge) -> Response:
+        self._note_forbidden(name, visitor, edge)
         if not self.routes.filled:
             error = OrchestratorError("The server is starting. Try again in a moment.")
             return self.pages.almost() if wants_page else problem_of_error(error)
@@ -406,6 +412,12 @@ class Gateway:
             return problem_of_error(AppNotFound(f"There is no app {name!r} here."))
         anonymous = visitor is None or visitor.sign_in is None
         return self.pages.not_found(f"/{name}", sign_in=login_url(target) if anonymous and self.offers_sign_in else "")
+
+    def _note_forbidden(self, name: AppName, visitor: Visitor | None, edge: Edge) -> None:
+        """Where this is an app that he may not open, have that written down."""
+        if name in self.routes.apps and self.card(name, visitor) is None:
+            user = visitor.user if visitor is not None and visitor.sign_in is not None else ""
+            self.refusals.add(Refusal(why=Refused.FORBIDDEN, user=user, app=name, client=edge.own_client))
 
     def _elsewhere(self, hosts: AppHosts, name: AppName, path: str, wants_page: bool) -> Response:
         """An app that has a host of its own is served there alone: here its pages could act on the platform's."""
@@ -538,11 +550,13 @@ class Gateway:
     async def flush(self, *, everything: bool = False) -> None:
         values = self.activity.values()
         report = self.activity.report(everything=everything)
-        if not report and not everything:
+        refused = self.refusals.take()
+        if not report and not refused and not everything:
             return
         try:
-            await self.orchestrator.activity(self.name, report)
+            await self.orchestrator.activity(self.name, report, refused)
         except OrchestratorError as error:
+            self.refusals.put_back(refused)
             log.debug("activity not sent: %s", error)
         else:
             self.activity.sent(values)

@@ -74,7 +74,7 @@ class Entrance:
         if not navigation(request.scope):
             return problem(403, "navigation", "Only a person opening a page gets there.")
         if gateway.card(name, visitor) is None:
-            return gateway.unknown(name, visitor, f"/{name}{target}", True)
+            return gateway.unknown(name, visitor, f"/{name}{target}", True, edge)
         if visitor is None:
             return self.enter(edge, f"/-/enter?{request.scope['query_string'].decode('latin-1')}")
         code = self._codes.issue(name, state, visitor)

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from htagweb_orchestrator.api import SessionVerbs
 from htagweb_orchestrator.errors import OrchestratorError, SignInLimited, SignInRefused
-from htagweb_orchestrator.model import Oidc, Person, Welcome, sign_in_id
+from htagweb_orchestrator.model import Oidc, Person, Refusal, Refused, Welcome, sign_in_id
 
 from .edge import Edge
 from .forms import FormRefused, read_form
@@ -179,6 +179,7 @@ class Login:
         found = gateway.identity.unseal("provider", cookie, max_age_s=AWAY_S)
         state = request.query_params.get("state", "")
         if gateway.routes.platform.auth != "oidc" or found is None or not state or state in self._used:
+            gateway.refusals.add(Refusal(why=Refused.STALE, client=edge.own_client))
             again = "This sign-in is over, or was begun in another browser. Begin anew."
             return gateway.pages.sign_in_failed(again, target="/-/login", status=400)
         self._used[state] = None
@@ -192,6 +193,7 @@ class Login:
             return self._provider_failed(error, target)
         except SignInFailed as error:
             log.warning("sign-in failed: %s", error)
+            gateway.refusals.add(Refusal(why=Refused.UNCONFIRMED, client=edge.own_client))
             text = "The other server did not confirm who you are."
             return gateway.pages.sign_in_failed(text, target=login_url(target), status=403)
         except SignInRefused as error:

@@ -17,6 +17,7 @@ from htagweb_orchestrator.model import (
     Icon,
     OperatorAnswer,
     Person,
+    Refusal,
     Route,
     SandboxId,
     Seen,
@@ -59,8 +60,8 @@ class OrchestratorClient:
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:
         return await self._post("release", {"user": user, "app": app, "ending": ending}, bool)
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
-        await self._send("activity", {"gateway": gateway, "seen": dict(seen)}, 0.0)
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
+        await self._send("activity", {"gateway": gateway, "seen": dict(seen), "refused": list(refused)}, 0.0)
 
     async def icon(self, app: AppName) -> Icon | None:
         try:

@@ -162,7 +162,7 @@ class PlatformSite:
         visitor = self._visitor(request, edge)
         card = gateway.card(name, visitor) if edge.app in ("", name) else None
         if card is None:
-            return gateway.unknown(name, visitor, target, True)
+            return gateway.unknown(name, visitor, target, True, edge)
         if visitor is None:
             return self._entrance.enter(edge, target)
         if not navigation(request.scope):

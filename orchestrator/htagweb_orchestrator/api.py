@@ -6,7 +6,22 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
-from .model import AppName, Change, Ending, Icon, OperatorAnswer, Person, Route, SandboxId, Seen, UserId, Welcome
+from .model import (
+    AppName,
+    Change,
+    Ending,
+    Icon,
+    OperatorAnswer,
+    Person,
+    Refusal,
+    Route,
+    SandboxId,
+    Seen,
+    UserId,
+    Welcome,
+)
+
+MOST_REFUSED = 100  # in one report
 
 
 class Orchestrator(Protocol):
@@ -31,8 +46,9 @@ class Orchestrator(Protocol):
         """All that this user has starting or running, like `find`."""
         ...
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
-        """When people last did something, per sandbox. `gateway` names the worker. Unknown ids are ignored."""
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
+        """When people last did something, per sandbox. `gateway` names the worker. Unknown ids are ignored. `refused`
+        are those whom it refused meanwhile without asking, MOST_REFUSED of them at most."""
         ...
 
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:

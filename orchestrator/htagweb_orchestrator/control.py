@@ -17,7 +17,8 @@ from typing import Any
 
 from . import reaper
 from .access import allows
-from .admission import Admission
+from .admission import Admission, network
+from .api import MOST_REFUSED
 from .app_images import AppImages
 from .audit import Audit, Event
 from .belongings import Belongings
@@ -50,6 +51,8 @@ from .model import (
     Change,
     Ending,
     Icon,
+    Refusal,
+    Refused,
     Route,
     RouteChanged,
     SandboxId,
@@ -541,7 +544,7 @@ class ControlPlane:
         self._know_what_runs()
         return [self._route(sandbox) for sandbox in self._registry.of_user(user)]
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
         now = self._now()
         for sandbox_id, report in seen.items():
             sandbox = self._registry.get(sandbox_id)
@@ -551,6 +554,10 @@ class ControlPlane:
             at = now - max(0.0, report.idle_s)
             if at > sandbox.lease.last_activity_s:
                 sandbox.lease = sandbox.lease.replace(last_activity_s=at, idle_frozen_s=0.0)
+        for refusal in refused[:MOST_REFUSED]:
+            event = Event.REFUSED if refusal.why is Refused.FORBIDDEN else Event.SIGN_IN_REFUSED
+            client = refusal.client if refusal.user else network(refusal.client)  # as strangers have many of
+            self._note(event, refusal.user, app=refusal.app, why=refusal.why, client=client, at_most_every_s=60.0)
         self._hub.reported(gateway)
 
     async def release(self, user: UserId, app: AppName, ending: Ending) -> bool:

@@ -229,6 +229,23 @@ class Seen(Struct, frozen=True):
     sockets: int = 0
 
 
+class Refused(StrEnum):
+    """Why a gateway said no by itself."""
+
+    FORBIDDEN = "forbidden"  # an app that there is, and that isn't for him
+    UNCONFIRMED = "unconfirmed"  # what came back from the provider of sign-ins does not hold
+    STALE = "stale"  # he came back from there a second time, too late, or in another browser
+
+
+class Refusal(Struct, frozen=True):
+    """A gateway's report on somebody whom it refused without asking. For the audit log."""
+
+    why: Refused
+    user: str = ""  # of a person who is signed in; others are nobody in particular
+    app: AppName = AppName("")
+    client: str = ""
+
+
 class Snapshot(Struct, tag="snapshot", frozen=True):
     platform: Platform
     apps: tuple[AppCard, ...]

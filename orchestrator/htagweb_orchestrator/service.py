@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .control import ControlPlane
-from .model import AppName, Ending, SandboxId, Seen, Struct, UserId
+from .model import AppName, Ending, Refusal, SandboxId, Seen, Struct, UserId
 from .operators import Operators
 from .wire import application, json_answer, problem_answer, read_body
 
@@ -64,6 +64,7 @@ class ReleaseRequest(Struct, frozen=True):
 class ActivityRequest(Struct, frozen=True):
     gateway: str
     seen: dict[SandboxId, Seen]
+    refused: list[Refusal] = msgspec.field(default_factory=list)
 
 
 class PruneRequest(Struct, frozen=True):
@@ -114,7 +115,7 @@ def gateway_api(
 
     async def activity(request: Request) -> Response:
         asked = await read_body(request, ActivityRequest)
-        await control.activity(asked.gateway, asked.seen)
+        await control.activity(asked.gateway, asked.seen, asked.refused)
         return Response(status_code=204)
 
     async def icon(request: Request) -> Response:

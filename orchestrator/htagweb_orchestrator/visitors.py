@@ -101,9 +101,12 @@ class Visitors:
         self, person: Person, method: str, *, client: str = "", sid: str = "", visitor: UserId | None = None
     ) -> Welcome:
         if method not in ("oidc", "header") or method != self._auth:
+            self._refused("", "method", client, method=method[:MOST_ID], at_most_every_s=60.0)
             raise SignInRefused(_NOT_HERE)
         if not _fits(person):
             log.warning("a person who can't be one here", extra={"person": person.id[:MOST_ID]})
+            name = person.id[:MOST_ID] if person.id.isprintable() else ""
+            self._refused("", "name", client, method=method, name=name, at_most_every_s=60.0)
             raise SignInRefused("The name under which you signed in can't be used here.")
         try:
             return await self._welcome(person, method, client, sid, visitor)
@@ -152,8 +155,8 @@ class Visitors:
             self._audit.add(Event.SIGN_IN_REFUSED, "", why=error.reason, client=address, at_most_every_s=60.0)
             raise
 
-    def _refused(self, who: str, why: str, client: str) -> None:
-        self._audit.add(Event.SIGN_IN_REFUSED, who, why=why, client=client)
+    def _refused(self, who: str, why: str, client: str, *, at_most_every_s: float = 0.0, **facts: str) -> None:
+        self._audit.add(Event.SIGN_IN_REFUSED, who, why=why, client=client, at_most_every_s=at_most_every_s, **facts)
 
     async def _welcome(self, person: Person, method: str, client: str, sid: str, visitor: UserId | None) -> Welcome:
         """The new sign-in, with the old one dead, and with what the anonymous visitor had if he may keep it."""

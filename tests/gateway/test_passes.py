@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from htagweb_orchestrator.model import (
     Change,
     Person,
     Platform,
+    Refusal,
     Route,
     RouteChanged,
     RouteGone,
@@ -56,7 +57,7 @@ class Orchestrator:
     async def find(self, user: UserId, app: AppName) -> Route | None:
         return self.routes.get((user, app))
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
         pass
 
     async def watch(self, gateway: str) -> AsyncGenerator[Change, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import pytest
 
@@ -16,6 +16,7 @@ from htagweb_orchestrator.model import (
     Change,
     Ending,
     Platform,
+    Refusal,
     Route,
     RouteChanged,
     RouteGone,
@@ -98,7 +99,7 @@ class Orchestrator:
         self.reports: list[dict[SandboxId, Seen]] = []
         self.third = asyncio.Event()
 
-    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen]) -> None:
+    async def activity(self, gateway: str, seen: Mapping[SandboxId, Seen], refused: Sequence[Refusal] = ()) -> None:
         self.reports.append(dict(seen))
         if len(self.reports) == 2:
             raise RuntimeError("something that nobody thought of")

@@ -67,6 +67,34 @@ async def test_55_every_route_of_a_forbidden_app_answers_as_if_it_did_not_exist(
     assert (await ann.get("/todo/")).status == 200
 
 
+async def test_who_opens_what_is_not_for_him_is_in_the_audit_log(stage: Stage) -> None:
+    bob, anybody = await stage.person("bob"), stage.visitor()
+    for _ in range(3):  # once in a minute
+        for person in (bob, anybody):
+            assert (await person.page("/todo/x")).status == 404
+            assert (await person.page("/-/start?app=todo")).status == 404
+            assert (await person.page("/zzzz/")).status == 404  # of such there are any number
+    await socket_refusal(bob, "/form/ws")
+    assert (await bob.get("/-/status?app=form")).status == 200  # what pages ask by themselves
+    await bob.page("/")
+    await stage.gateway.flush()
+    entries = await stage.plane.audit.entries(event="refused")
+    assert sorted((entry["who"], entry["app"], entry["why"]) for entry in entries) == [
+        ("", "todo", "forbidden"), ("bob", "form", "forbidden"), ("bob", "todo", "forbidden"),
+    ]  # fmt: skip
+
+
+async def test_a_refusal_is_told_when_there_is_an_orchestrator_again(stage: Stage) -> None:
+    bob = await stage.person("bob")
+    await stage.orchestrator_goes()
+    assert (await bob.page("/todo/")).status == 404
+    await stage.gateway.flush()
+    await stage.orchestrator_comes()
+    await stage.gateway.flush()
+    (entry,) = await stage.plane.audit.entries(event="refused")
+    assert (entry["who"], entry["app"]) == ("bob", "todo")
+
+
 async def test_the_catalogue_lists_what_its_visitor_may_open(stage: Stage) -> None:
     seen = {}
     for who in ("", "bob", "ann"):

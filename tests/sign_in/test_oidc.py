@@ -240,3 +240,16 @@ async def test_groups_may_come_from_the_userinfo_alone(stage: Stage, elsewhere: 
     assert (await ann.follow("/todo/")).status == 200
     elsewhere.more = {"sub": "somebody else", "groups": ["admin"]}
     await refused(stage.visitor(), "the userinfo is about another")
+
+
+async def test_who_was_refused_at_coming_back_is_in_the_audit_log(stage: Stage, elsewhere: Provider) -> None:
+    elsewhere.change = lambda claims: claims | {"aud": "another client"}
+    await refused(stage.visitor(), "unconfirmed")
+    elsewhere.change = lambda claims: claims | {"sub": "operator"}
+    await refused(stage.visitor(), "operator")
+    assert (await stage.visitor().page("/-/login/callback?state=made-up&code=x")).status == 400
+    await stage.gateway.flush()
+    entries = await stage.plane.audit.entries(event="sign-in-refused")
+    assert sorted((entry["why"], entry.get("name", ""), entry["who"]) for entry in entries) == [
+        ("name", "operator", ""), ("stale", "", ""), ("unconfirmed", "", ""),
+    ]  # fmt: skip
