@@ -44,6 +44,7 @@ from .passes import Passes
 from .platform import PlatformSite
 from .problems import login_url, problem, problem_of_error, problem_of_route
 from .proxy_sign_in import ProxySignIn
+from .reach import Reach
 from .refusals import Refusals
 from .relay import Carrier, relay_for
 from .routes import RouteTable
@@ -81,6 +82,7 @@ class Gateway:
         self._proxy_sign_in: ProxySignIn | None = None
         self._frame_ancestors = b""
         self._upstreams: dict[SandboxId, Upstream] = {}
+        self._reach = Reach()
         self._relays: dict[SandboxId, set[Carrier]] = {}
         self._sockets: dict[UserId, int] = {}
         self._watched = asyncio.Event()  # set while the watch is connected
@@ -253,6 +255,16 @@ class Gateway:
             found = Upstream(route.address, head_timeout_s=card.interaction_timeout_s + 5.0)
             self._upstreams[route.sandbox] = found
         return found
+
+    async def reached(self, route: Route, card: AppCard, edge: Edge) -> bool:
+        """Has this worker had a good answer from that sandbox? A route that is no longer the one in use has not."""
+        known = self.routes.get(route.user, route.app)
+        if known is not None and known.state is State.STARTING:  # the watch is behind
+            self.routes.learn(route)
+        elif known is None or known.state is not State.READY or known.sandbox != route.sandbox:
+            return False
+        forward = self._forward(edge, card.name, b"/", b"")
+        return await self._reach.reached(route.sandbox, self._upstream(route, card), forward)
 
     async def _miss(self, user: UserId, name: AppName, known: Route | None) -> Route | None:
         """Nothing runs as far as we know: ask. Where something should run and isn't there, wait for the reason."""
@@ -502,6 +514,7 @@ class Gateway:
             upstream.close()
         for relay in self._relays.pop(sandbox, ()):
             relay.close(1001, str(reason))
+        self._reach.forget(sandbox)
         self.activity.forget(sandbox)
 
     def _apply(self, change: Change) -> None:
@@ -575,6 +588,7 @@ class Gateway:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._reach.close()
             await self.flush()
             for upstream in self._upstreams.values():
                 upstream.close()

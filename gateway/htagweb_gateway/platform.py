@@ -186,8 +186,11 @@ class PlatformSite:
         name = AppName(request.query_params.get("app", ""))
         visitor = self._visitor(request, edge)
         route = None
-        if visitor is not None and edge.app in ("", name) and self._gateway.card(name, visitor) is not None:
+        card = self._gateway.card(name, visitor) if edge.app in ("", name) else None
+        if visitor is not None and card is not None:
             route = await self._fresh(visitor, name, self._gateway.routes.get(visitor.user, name))
+            if route is not None and route.state is State.READY and not await self._gateway.reached(route, card, edge):
+                route = msgspec.structs.replace(route, state=State.STARTING)  # nothing there that a page could open yet
         words = ending_words(route)
         ended = route is None or route.state is State.ENDED
         facts = {

@@ -96,12 +96,13 @@ APP = Starlette(
 class Serving(Harness):
     """An honest one behind whose socket an app answers."""
 
+    app: Any = APP
     _served: asyncio.Server | None = None
     _server: Server
 
     async def listen(self) -> None:
         await super().listen()
-        self._server = Server(APP, HttpToolsProtocol, ws=WebSocketsSansIOProtocol)
+        self._server = Server(self.app, HttpToolsProtocol, ws=WebSocketsSansIOProtocol)
         listener = self._sockets[0].dup()
         self._served = await asyncio.get_running_loop().create_unix_server(self._server.make, sock=listener)
 
