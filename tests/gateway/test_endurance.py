@@ -190,19 +190,35 @@ async def process(path: str) -> AsyncIterator[Gateway]:
 PIECE = b"x" * 65536
 
 
+DRIPPING_S = 0.2 * SOAK
+CRAWLING_S = DRIPPING_S + 0.4 * SOAK
+
+
 async def write(wire: Wire, size: int) -> None:
-    for _ in range(size // len(PIECE)):
-        await wire.send(PIECE, within_s=60)
+    """In drips at first, then as fast as the other side takes it."""
+    clock = asyncio.get_running_loop().time
+    drips_until = clock() + DRIPPING_S
+    while size > 0:
+        drips = clock() < drips_until
+        piece = PIECE[: min(size, 10 if drips else len(PIECE))]
+        await wire.send(piece, within_s=60)
+        size -= len(piece)
+        if drips:
+            await asyncio.sleep(0.001)
 
 
 async def read_slowly(wire: Wire, size: int) -> None:
-    """Slower than anybody writes: a pause after every piece."""
+    """Some MB a second for a while: whoever writes could say all of it by then. Then still slower than anybody writes,
+    by a pause after every piece."""
+    clock = asyncio.get_running_loop().time
+    crawls_until = clock() + CRAWLING_S
     while size > 0:
+        crawls = clock() < crawls_until
         async with asyncio.timeout(60):
-            piece = await wire.reader.read(1 << 20)
+            piece = await wire.reader.read(min(size, len(PIECE) if crawls else 1 << 20))
         assert piece
         size -= len(piece)
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.02 if crawls else 0.0005)
 
 
 async def download(wire: Wire, size: int) -> None:
@@ -220,9 +236,14 @@ async def upload(wire: Wire, size: int) -> None:
 async def messages(wire: Wire, size: int) -> None:
     await open_socket(wire)
     message = frame(BINARY, bytes(MIB))
-    for _ in range(size // MIB):
-        await wire.send(message, within_s=60)
-        await read_slowly(wire, MIB + 10)
+
+    async def send() -> None:
+        for _ in range(size // MIB):
+            await wire.send(message, within_s=60)
+
+    sending = asyncio.create_task(send())
+    await read_slowly(wire, size // MIB * (MIB + 10))
+    await sending
 
 
 async def heavy(wire: Wire) -> None:
