@@ -33,6 +33,7 @@ from htagweb_orchestrator.model import (
 from . import front
 from .activity import Activity, is_activity
 from .app_hosts import AppHosts
+from .body_size import announced, bounded
 from .edge import Edge, Edges
 from .errand import Sender
 from .headers import Forward
@@ -51,7 +52,7 @@ from .routes import RouteTable
 from .sign_ins import SIGNED_OUT
 from .timing import timed
 from .upstream import Upstream
-from .upstream_errors import BadResponse, Ended, HeadTimeout, Unreachable, UpstreamError
+from .upstream_errors import BadResponse, Ended, HeadTimeout, TooLarge, Unreachable, UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,9 @@ class Gateway:
             return self._stranger(edge, target, wants_page)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and (foreign := self.foreign(scope, edge)) is not None:
             return problem(foreign.status, "origin", foreign.message)
+        most = self.routes.platform.body_size
+        if most and (length := announced(scope)) is not None and length > most:
+            return self._too_large(scope, most)
         forward = self._forward(edge, name, rest, query)
         route = self.routes.get(visitor.user, name)
         try:
@@ -190,6 +194,8 @@ class Gateway:
             return self.pages.waiting(card, route, target=target)
         except HeadTimeout:
             return self._slow(card, wants_page)
+        except TooLarge:
+            return self._too_large(scope, most)
         except (BadResponse, Ended) as error:
             log.info("bad response of a sandbox: %s", error, extra={"app": name})
             route = await self._loss(visitor.user, name, route)
@@ -235,7 +241,9 @@ class Gateway:
             if not meter.last and route.steps_ms and navigation(scope):
                 send = timed(send, route.steps_ms)
             meter.touch()
-        upstream = self._upstream(route, card)
+        upstream, most = self._upstream(route, card), self.routes.platform.body_size
+        if most and announced(scope) is None:
+            receive = bounded(receive, most)
         self._passes.note(scope, visitor.sign_in, route, upstream, forward, meter, touches=active)
         try:
             if visitor.sign_in is None:
@@ -448,6 +456,12 @@ class Gateway:
         if wants_page:
             return self.pages.error(504, "That takes too long", text)
         return problem(504, "timeout", text)
+
+    def _too_large(self, scope: Scope, most: int) -> Response:
+        text = f"This server takes {most:,} bytes in one request, not more."
+        if navigation({**scope, "method": "GET"}):  # a form that was sent off opens a page, too
+            return self.pages.error(413, "That is too large", text)
+        return problem(413, "too-large", text)
 
     def _broken(self, card: AppCard, wants_page: bool) -> Response:
         text = f"{card.title} gave an answer that is no proper HTTP. Its author should hear of it."

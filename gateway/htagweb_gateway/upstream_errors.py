@@ -7,7 +7,8 @@ UpstreamError
 ├── HeadTimeout    504 timeout        no answer within the time limit
 ├── BadResponse    502 bad-response   what came back is no answer that may be passed on
 │   └── Dropped    502 dropped        the sandbox closed the connection without an answer
-└── UploadTimeout  408 upload         the visitor stopped sending the body that was announced
+├── UploadTimeout  408 upload         the visitor stopped sending the body that was announced
+└── TooLarge       413 too-large      the body turned out to be longer than `body_size`
 
 The texts are for logs: a sandbox's bytes never reach them unescaped, and they never reach a visitor.
 """
@@ -48,3 +49,7 @@ class Dropped(BadResponse):
 
 class UploadTimeout(UpstreamError):
     status, reason = 408, "upload"
+
+
+class TooLarge(UpstreamError):
+    status, reason = 413, "too-large"

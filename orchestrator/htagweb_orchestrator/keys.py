@@ -117,6 +117,7 @@ KEYS = LIMIT_KEYS | {
     # A change of it travels in one frame of the control protocol, which has 256k.
     "session_size_bytes": Key("session_size", size("1k", "192k"), "size of one user's session, as JSON"),
     "message_size_bytes": Key("message_size", size("64k", "256m"), "size of one WebSocket message"),
+    "body_size_bytes": Key("body_size", size("0", "1024g"), "size of one request's body; 0 for no limit"),
     "max_per_user": Key("max_per_user", count(1, 1000), "sandboxes that one user may have at a time"),
     "max_sandboxes": Key("max_sandboxes", count(0, 100_000), "sandboxes in all; 0 for as many as fit into memory"),
     "warm_min": Key("warm_min", count(0, 100), "sandboxes of each kind that are started before anybody asks"),

@@ -55,7 +55,7 @@ def size(at_least: str, at_most: str) -> Kind:
 
     bounds = {"minimum": size_bytes(at_least), "maximum": size_bytes(at_most)}
     schema = {"type": ["string", "number"], "pattern": r"^\s*\d+(\.\d+)?\s*[bkmgBKMG]?\s*$", **bounds}
-    return Kind(read, lambda value: show_size(int(_number(value))), schema)
+    return Kind(read, lambda value: show_size(int(_number(value))) if value else "0", schema)
 
 
 def count(at_least: int, at_most: int) -> Kind:

@@ -212,6 +212,7 @@ class Platform(Struct, frozen=True):
     dev: bool = False
     embedded: bool = False  # a user's own program: he knows under which names it is reached
     home: str = ""  # the app served at "/", "" for the catalogue
+    body_size: int = 0  # bytes of one request's body; 0 for no limit
     message_size: int = 16 * 1024 * 1024  # bytes of one WebSocket message
     message_rate: int = 200  # WebSocket frames a second of one browser's socket in the long run; twice that at once
     sockets_per_user: int = 16
