@@ -250,6 +250,7 @@ def test_both_services_are_walled_in_themselves(stack: Stack) -> None:
         assert (host["ReadonlyRootfs"], host["Privileged"], host["CapDrop"]) == (True, False, ["ALL"])
         assert "no-new-privileges:true" in host["SecurityOpt"]
         assert host["Memory"] > 0
+        assert 0 < host["CpuQuota"] <= 2 * host["CpuPeriod"]
         assert 0 < host["PidsLimit"] <= 256
         assert config["Healthcheck"]["Test"]
         mounts = {mount["Destination"]: mount["RW"] for mount in found["Mounts"] if mount["Type"] != "tmpfs"}
