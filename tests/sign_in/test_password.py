@@ -11,6 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from htagweb_gateway.sign_ins import SIGNED_OUT
 from htagweb_orchestrator.model import UserId
+from htagweb_orchestrator.people import AccountChange
 from tests.sign_in.stage import PASSWORD, Person, Stage, place
 
 FORGED = ("htagweb=", "htagweb=in-x.y.z", "htagweb=anon-me.aaaaaa.bbbbbbbbb")
@@ -152,6 +153,16 @@ async def test_54_whoever_is_signed_out_by_others_is_out_at_once(stage: Stage) -
     await stage.plane.sign_ins.end_of(UserId("ann"))
     await _all_closed(*opened)
     assert (await ann.get("/clock/")).status == 404
+
+
+@pytest.mark.parametrize("change", [AccountChange(disabled=True), AccountChange(password="another horse")])
+async def test_54_who_is_disabled_or_has_a_new_password_is_out_at_once(stage: Stage, change: AccountChange) -> None:
+    ann = await stage.person()
+    opened = await _open_everything(ann)
+    await stage.plane.people.change("ann", change)
+    await _all_closed(*opened)
+    assert (await ann.get("/clock/")).status == 404
+    assert (await stage.visitor().sign_in("ann", PASSWORD)).status == 403
 
 
 async def test_a_sign_in_counts_at_every_worker(stage: Stage) -> None:
