@@ -14,18 +14,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
-from htagweb_gateway import exchange, front, headers, relay
+from htagweb_gateway import errand, exchange, front, handshake, headers, relay
 from htagweb_gateway.identity import Identity, Visitor
-from htagweb_orchestrator import address
-from htagweb_orchestrator.admission import Admission
-from htagweb_orchestrator.engines.docker_options import Options, create_options
-from htagweb_orchestrator.model import SandboxId, UnixAddress, UserId
+from htagweb_orchestrator import address, service
+from htagweb_orchestrator.admission import Admission, Rate
+from htagweb_orchestrator.engines import docker as docker_engine
+from htagweb_orchestrator.engines.docker_options import Options, container_name, create_options
+from htagweb_orchestrator.model import Platform, SandboxId, UnixAddress, UserId
 from htagweb_orchestrator.rundir import RunDirectory, UidAllocator
+from htagweb_orchestrator.visitors import Visitors
 
 Off = Callable[[pytest.MonkeyPatch], None]
 ROOT = Path(__file__).parents[2]
@@ -112,7 +117,7 @@ def headers_pass(patch: pytest.MonkeyPatch) -> None:
         kept = [pair for pair in given if pair[0] not in gone]
         return [*kept, (b"cookie", headers._without_cookies(dict(given).get(b"cookie", b""), forward.cookie_names))]
 
-    for module in (headers, exchange):
+    for module in (headers, exchange, handshake):
         patch.setattr(module, "request_headers", untouched)
 
 
@@ -124,7 +129,7 @@ def answers_pass(patch: pytest.MonkeyPatch) -> None:
     def untouched(given: Iterable[tuple[bytes, bytes]], forward: Any, *, status: int = 200) -> headers.RawHeaders:
         return [pair for pair in given if pair[0] not in headers._HOP_BY_HOP]
 
-    for module in (headers, exchange):
+    for module in (headers, exchange, errand):
         patch.setattr(module, "response_headers", untouched)
 
 
@@ -167,6 +172,44 @@ def any_message(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("htagweb_gateway.app.relay_for", endless)
 
 
+def any_sockets(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("htagweb_orchestrator.settings.Platform", partial(Platform, sockets_per_user=1 << 20))
+
+
+def any_peer(patch: pytest.MonkeyPatch) -> None:
+    """Whoever gets as far as the orchestrator's socket is heard."""
+
+    class Everybody(set[int]):
+        def __contains__(self, uid: object) -> bool:
+            return True
+
+    served = service.server
+    patch.setattr(service, "server", lambda app, *, allowed_uids: served(app, allowed_uids=Everybody()))
+
+
+def any_operator(patch: pytest.MonkeyPatch) -> None:
+    async def believe(self: Visitors, secret: str, client: str = "") -> str:
+        return "root"
+
+    patch.setattr(Visitors, "operator", believe)
+
+
+def polite_stop(patch: pytest.MonkeyPatch) -> None:
+    """Ask first, and wait for it."""
+    remove = docker_engine._remove
+
+    def ask(client: Any, sandbox_id: SandboxId) -> None:
+        with suppress(docker.errors.APIError):
+            client.stop(container_name(sandbox_id), timeout=6)
+        remove(client, sandbox_id)
+
+    patch.setattr(docker_engine, "_remove", ask)
+
+
+def any_rate(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Rate, "allows", lambda self, name, now: True)
+
+
 def any_number(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Admission, "admit", lambda self, *args, **facts: None)
 
@@ -197,7 +240,12 @@ DEFENCES: dict[str, tuple[Off, str]] = {
     "path rules": (any_path, "test_44"),
     "signed cookie": (any_cookie, "test_55"),
     "message size": (any_message, "test_60"),
-    "cap per user": (any_number, "test_27_one"),
+    "sockets per user": (any_sockets, "test_60_one"),
+    "cap per user": (any_number, "test_27_one_user"),
+    "starts per minute": (any_rate, "test_27_a_user or test_27_starts"),
+    "no asking at the end": (polite_stop, "test_25"),
+    "the peer's uid": (any_peer, "test_18_whoever"),
+    "operators' token": (any_operator, "test_62_without"),
 }
 
 

@@ -16,6 +16,7 @@ import docker
 from htagweb_gateway.app import Gateway
 from htagweb_gateway.door import FrontWebSocket
 from htagweb_gateway.identity import Identity
+from htagweb_orchestrator.admission import Admission
 from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.control import ControlPlane
@@ -98,6 +99,7 @@ class Stage:
         app_images: AppImages | None = None,
         maker: DockerImages | None = None,
         verdicts: Verdicts | None = None,
+        admission: Admission | None = None,
         **values: Any,
     ) -> None:
         """Serve, with these settings. With `app_images` and `maker`, apps get their packages; with `verdicts`, they are
@@ -122,6 +124,7 @@ class Stage:
             images=app_images,
             maker=maker,
             verdicts=verdicts,
+            admission=admission,
         )
         await self.control.open()
         self._open.push_async_callback(self._close_control)

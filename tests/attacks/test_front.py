@@ -59,9 +59,13 @@ async def test_36_what_would_outlive_the_app_in_the_browser_is_not_set(stage: St
         "Service-Worker-Allowed: /", "X-Accel-Redirect: /secret", "Report-To: {}", "NEL: {}", "X-Fine: yes",
     )  # fmt: skip
     await visitor.run(f"fixed('/x', *{fields!r})")
-    response = await visitor.get("/console/x")
-    names = {name for name, _ in response.headers} - {b"content-length", b"connection", b"date", b"server"}
-    assert names == {b"x-fine"}
+    wire = await visitor.server.connect()
+    for _ in range(2):  # the second takes the short way, as an errand
+        await wire.send(visitor.head("GET", "/console/x", {}))
+        response = await wire.response()
+        names = {name for name, _ in response.headers} - {b"content-length", b"connection", b"date", b"server"}
+        assert names == {b"x-fine"}
+    wire.abort()
 
 
 async def test_37_a_cookie_set_for_one_user_is_never_sent_for_another(stage: Stage) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from htagweb_orchestrator.admission import Admission
 from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
 from tests.attacks.visitor import Visitor
 
@@ -184,13 +185,17 @@ async def test_23_a_flood_of_output_costs_the_engine_nothing(stage: Stage) -> No
     before = {program: _cpu_s(program) for program in ("dockerd", "containerd-shim")}
     if before["dockerd"] < 0:
         pytest.skip("the engine's process can't be seen from here")
+    began = time.monotonic()
     flooding = asyncio.create_task(attacker.run(FLOOD))
     while not flooding.done():
         await _served(other)
         await asyncio.sleep(0.1)
     assert flooding.result() > MIB, "this was no flood"
     used = {program: _cpu_s(program) - cpu_s for program, cpu_s in before.items()}
-    assert sum(used.values()) < 1.0  # others may use it meanwhile; through the log pipes it would be three seconds
+    passed_s = time.monotonic() - began
+    # Through the log pipes each would be as busy as the flood. Nobody else uses the engine: this module runs alone.
+    assert used["dockerd"] < max(0.2, 0.2 / 5 * passed_s)
+    assert used["containerd-shim"] < max(0.2, 0.2 / 5 * passed_s)
     assert _size(log_path) <= 128 * 1024
     assert len(stage.output.read(stage.sandbox(attacker).id) or "") <= 256 * 1024
 
@@ -272,6 +277,38 @@ async def test_27_one_user_gets_no_more_sandboxes_than_his_cap(closed_stage: Sta
     for name in names:  # and he may ask as often as he likes
         await visitor.open(name)
     assert len(stage.containers()) == 2
+
+
+async def test_27_a_user_who_starts_and_ends_without_pause_has_to_wait(closed_stage: Stage) -> None:
+    stage = closed_stage
+    await stage.open(max_per_user=2, admission=Admission(max_per_user=2, starts_per_minute=3))
+    visitor = stage.visitor()
+    await visitor.enter()
+    answers = []
+    for _ in range(100):
+        answers.append(answer := await visitor.open("console"))
+        if answer.status == 200:
+            assert (await visitor.post("/-/stop", b"app=console")).status == 303
+    assert [answer.status for answer in answers] == [200] * 3 + [429] * 97
+    assert all(answer.header(b"retry-after") for answer in answers[3:])
+    assert stage.containers() == []
+
+
+class OfOneAddress(Visitor):
+    """Behind a proxy that is trusted."""
+
+    def head(self, method: str, target: str, headers: dict[str, str]) -> bytes:
+        return super().head(method, target, {"X-Forwarded-For": "192.0.2.1", **headers})
+
+
+async def test_27_starts_of_ever_new_visitors_count_for_their_address(closed_stage: Stage) -> None:
+    stage = closed_stage
+    await stage.open(trusted_proxies=("127.0.0.1",), admission=Admission(max_per_user=2, starts_per_address=2))
+    answers = [await OfOneAddress(stage.server).open("console") for _ in range(20)]
+    assert [answer.status for answer in answers] == [200] * 2 + [429] * 18
+    assert all(answer.header(b"retry-after") for answer in answers[2:])
+    assert len(stage.containers()) == 2
+    assert (await stage.visitor().open("console")).status == 200  # from elsewhere
 
 
 async def test_27_without_a_cookie_that_came_back_nothing_is_started(stage: Stage) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from htagweb_orchestrator import service
 from htagweb_orchestrator.model import SandboxId
 from htagweb_orchestrator.rundir import RunDirectory
 from tests.attacks.stage import Stage, eventually
@@ -157,6 +160,13 @@ def fill():
             found.append("")
         except OSError as error:
             found.append(error.strerror)
+    for number in range(200):  # each would take an inode
+        try:
+            open(f"/run/app/f{number}", "w").close() if number % 2 else os.mkdir(f"/run/app/d{number}")
+            found.append("")
+        except OSError as error:
+            if error.errno != 13:
+                found.append(error.strerror)
     return found
 found = fill()
 """
@@ -176,6 +186,31 @@ async def test_16_no_code_of_an_app_meets_a_writable_directory(closed_stage: Sta
     assert f"FOUND {denied} {denied}".encode() in page.body.replace(b"&#x27;", b"'")
     assert set(os.listdir(stage.run.sockets(stage.sandbox(visitor, "pth").id))) == {"app.sock", "control.sock"}
     await stage.console()  # another user's start still works
+
+
+async def test_18_whoever_is_another_uid_is_not_heard(tmp_path: Path) -> None:
+    """The kernel says who it is; see test_drill.py for the same from the gateway's container."""
+    heard = 0
+
+    async def orchestrator(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal heard
+        heard += 1
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    server = service.server(orchestrator, allowed_uids={os.geteuid() + 1})
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    path = tmp_path / "orch.sock"
+    serving = asyncio.create_task(server.serve(sockets=[service.listen(path, mode=0o666)]))
+    await eventually(lambda: server.started)
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said = await asyncio.wait_for(reader.read(), 10)
+    server.should_exit = True
+    await serving
+    assert (said, heard) == (b"", 0)
 
 
 async def test_19_of_a_stopped_sandbox_nothing_is_left_and_its_place_is_nobodys(stage: Stage) -> None:
