@@ -178,13 +178,22 @@ def fifo():
 def tls():
     return 55 if ssl.create_default_context() else 0
 
+def pillow():
+    import io
+    from PIL import Image, ImageDraw
+    kept = io.BytesIO()
+    drawn = Image.new("RGB", (64, 64))
+    ImageDraw.Draw(drawn).rectangle((0, 0, 32, 32), fill=(55, 0, 0))
+    drawn.save(kept, "PNG")
+    return Image.open(kept).getpixel((10, 10))[0]
+
 def alarm():
     signal.setitimer(signal.ITIMER_REAL, 0.01)
     return 55 if signal.sigwait([signal.SIGALRM]) else 0
 
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
 answer = {}
-for work in (threads, processes, shared, program, lambda: asyncio.run(loop()), uv, database, fifo, tls, alarm):
+for work in (threads, processes, shared, program, lambda: asyncio.run(loop()), uv, database, fifo, tls, pillow, alarm):
     try:
         answer[work.__name__] = work()
     except Exception as error:
