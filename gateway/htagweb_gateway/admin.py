@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 
 from htagweb_orchestrator.api import SessionVerbs
 from htagweb_orchestrator.errors import NotAnOperator, OrchestratorError
-from htagweb_orchestrator.model import OperatorAnswer
+from htagweb_orchestrator.model import PROGRAM, OperatorAnswer
 
 from .edge import Edge
 from .forms import FormRefused, read_body, read_form
@@ -59,8 +59,9 @@ class OperatorSite:
         try:
             if scheme.lower() != "bearer":
                 raise NotAnOperator("This needs an operator's token: Authorization: Bearer …")
+            token = token.strip()
             answer = await visitors.operate(
-                token.strip(),
+                token if token.startswith(PROGRAM) else "",  # a browser's counts on the page, while he is signed in
                 "GET" if request.method == "HEAD" else request.method,
                 "/v1/" + path.removeprefix(API),
                 query=request.scope["query_string"].decode("latin-1"),

@@ -22,6 +22,8 @@ SandboxId = NewType("SandboxId", str)
 """32 hex digits, made by the orchestrator; the first 12 are shown to people as an error id."""
 Access = tuple[str, ...]
 """`("public",)`, `("signed-in",)`, or rules such as `("group:staff", "user:ann")`; `access.allows` reads it."""
+PROGRAM = "htagweb_"
+"""What an operator's token for programs begins with, and none that a browser has."""
 
 
 ASGI = 0

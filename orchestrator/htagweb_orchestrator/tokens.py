@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from .database import Database
-from .model import Struct, sign_in_id
+from .model import PROGRAM, Struct, sign_in_id
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Tokens:
 
     async def create(self, label: str, *, life_s: float | None) -> tuple[str, Token]:
         """A new secret, which is told once and never again, and what is kept of it."""
-        secret = f"htagweb_{secrets.token_urlsafe(32)}"
+        secret = f"{PROGRAM}{secrets.token_urlsafe(32)}"
         now_s = self._wall_s()
         expires_s = None if life_s is None else now_s + life_s
         token = Token(id=sign_in_id(secret), label=label, created_s=now_s, expires_s=expires_s)

@@ -147,11 +147,12 @@ async def test_at_an_apps_host_nothing_of_the_platforms_is_served(stage: Stage) 
     await root.sign_in("root")
     await root.go(f"http://{CLOCK}/")
     await root.go(f"http://{HELLO}/")
-    token = root.jars[PORTAL]["htagweb-operator"]
+    token, (program, _) = root.jars[PORTAL]["htagweb-operator"], await stage.plane.tokens.create("it", life_s=None)
     root.at(CLOCK)
     for path in ("/-/admin", "/-/api/v1/sandboxes", "/-/logout", "/-/login/callback"):
         assert (await root.page(path)).status == 404
-        assert (await root.request("GET", path, {"Authorization": f"Bearer {token}"})).status == 404
+        for secret in (token, program):
+            assert (await root.request("GET", path, {"Authorization": f"Bearer {secret}"})).status == 404
     assert (await root.form("/-/login", name="root", password="x")).status == 404
     assert (await root.form("/-/stop", app="hello")).status == 404
     await root.form("/-/stay", app="hello")

@@ -86,6 +86,8 @@ async def test_an_operator_is_one_as_long_as_the_proxy_says_so(stage: Stage) -> 
         assert (await other.form("/-/admin", sign_out="root")).status == 404
         assert "root" in {each.person.id for each in stage.plane.sign_ins.all()}
         assert (await other.follow("/-/admin")).status == 404
+        bearer = {"Authorization": f"Bearer {root.cookies['htagweb-operator']}"}
+        assert (await other.request("GET", "/-/api/v1/sandboxes", bearer)).status == 401
         root = proxied(stage, **{"Remote-User": "root", "Remote-Groups": "admin"})
         assert (await root.follow("/-/admin")).status == 200
 

@@ -9,31 +9,37 @@ import pytest
 from tests.sign_in.stage import Person, Stage, place
 
 
-def bearer(person: Person) -> dict[str, str]:
+async def bearer(stage: Stage) -> dict[str, str]:
+    secret, _ = await stage.plane.tokens.create("program", life_s=None)
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def of_a_browser(person: Person) -> dict[str, str]:
     return {"Authorization": f"Bearer {person.cookies['htagweb-operator']}"}
 
 
 async def test_an_operators_token_gets_what_the_command_gets(stage: Stage) -> None:
-    root, ann = await stage.person("root"), await stage.person()
+    ann = await stage.person()
     await ann.follow("/clock/")
-    program = stage.visitor()
-    answer = await program.request("GET", "/-/api/v1/sandboxes", bearer(root))
+    program, token = stage.visitor(), await bearer(stage)
+    answer = await program.request("GET", "/-/api/v1/sandboxes", token)
     (row,) = json.loads(answer.body)
     assert (answer.status, row["app"], row["user"], row["state"]) == (200, "clock", "ann", "ready")
     assert answer.header(b"cache-control") == b"no-store"
-    answer = await program.request("POST", "/-/api/v1/reap", bearer(root), json.dumps({"ids": [row["id"]]}).encode())
+    answer = await program.request("POST", "/-/api/v1/reap", token, json.dumps({"ids": [row["id"]]}).encode())
     assert [each["ended"] for each in json.loads(answer.body)] == [True]
-    assert (await program.request("GET", "/-/api/v1/nothing", bearer(root))).status == 404
+    assert (await program.request("GET", "/-/api/v1/nothing", token)).status == 404
 
 
 @pytest.mark.parametrize("path", ["sandboxes", "apps", "users", "audit", "logs/c0ffee", "nothing"])
 async def test_without_a_good_token_every_call_is_refused_alike(stage: Stage, path: str) -> None:
     root, ann = await stage.person("root"), await stage.person()
-    gone = bearer(root)
-    await root.form("/-/logout")
+    gone, browsers = await bearer(stage), of_a_browser(root)
+    for token in stage.plane.tokens.all():
+        await stage.plane.tokens.revoke(token.id)
     fields: list[dict[str, str]] = [
         {}, {"Authorization": "Bearer"}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic cm9vdDpyb290"},
-        {"Authorization": f"Bearer {ann.cookies['htagweb']}"}, {"Authorization": "Bearer a/../b"}, gone,
+        {"Authorization": f"Bearer {ann.cookies['htagweb']}"}, {"Authorization": "Bearer a/../b"}, gone, browsers,
     ]  # fmt: skip
     for headers in fields:
         for method in ("GET", "POST", "DELETE", "PATCH"):
@@ -94,7 +100,7 @@ async def test_an_operator_who_signed_out_is_none_any_more(stage: Stage) -> None
 
 async def test_a_call_that_is_too_long_is_refused(stage: Stage) -> None:
     root = await stage.person("root")
-    answer = await root.request("POST", "/-/api/v1/reap", bearer(root), b" " * (1024 * 1024 + 1))
+    answer = await root.request("POST", "/-/api/v1/reap", await bearer(stage), b" " * (1024 * 1024 + 1))
     assert answer.status == 413
 
 
