@@ -51,7 +51,7 @@ class Sessions:
         self._life_s = life_s
         self._anonymous_life_s = anonymous_life_s
         self._tally = tally or Tally()
-        self._database = Database(path, SCHEMA)
+        self._database = Database(path, SCHEMA, durable=True)
 
     async def get(self, key: SessionKey) -> Record:
         try:
