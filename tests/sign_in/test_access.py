@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+import htagweb_gateway
 from htagweb_orchestrator.model import AppName, AppsChanged
 from tests.orchestrator.stage import eventually
 from tests.sign_in.stage import PAGE, Person, Stage, place
@@ -18,7 +22,9 @@ PROGRAM = {"Accept": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Si
 PATHS = (
     "/{app}", "/{app}/", "/{app}/?a=1", "/{app}/x/y", "/{app}/events", "/{app}/_ws", "/{app}/event", "/{app}/%2e",
     "/-/status?app={app}", "/-/start?app={app}", "/-/start?app={app}&next=/{app}/x", "/-/enter?next=/{app}/",
-    "/-/stop", "/-/stay", "/-/login?next=/{app}/",
+    "/-/stop", "/-/stay", "/-/login?next=/{app}/", "/-/login/callback?state={app}", "/-/icon/{app}",
+    "/-/admin?build={app}", "/-/api/v1/apps/{app}/log", "/-/healthz?app={app}", "/-/readyz?app={app}",
+    "/-/logout?next=/{app}/",  # the last: it does sign him out
 )  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 PRIVATE, NOTHING = "todo", "zzzz"  # of one length, so that even lengths must agree
@@ -39,6 +45,24 @@ async def answers(person: Person, app: str) -> AsyncIterator[tuple[str, Seen]]:
         yield f"{method} {path} {headers['Accept']}", (answer.status, shown, answer.body.replace(name, b"?"))
 
 
+def test_no_route_of_the_platforms_is_left_out() -> None:
+    """Every string in the gateway's code that is a path below /-/, and what it serves of files."""
+    known = {path.format(app=NOTHING).partition("?")[0] for path in PATHS}
+    found = set()
+    for module in Path(htagweb_gateway.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {node.value} if re.fullmatch(r"/-/[\w./-]+", node.value) else set()
+    assert {"/-/status", "/-/admin", "/-/api/v1/", "/-/icon/"} <= found
+    files = {"/-/icon.svg"}  # the same for everybody
+    left_out = {path for path in found - files if not any(one == path or _below(one, path) for one in known)}
+    assert left_out == set()
+
+
+def _below(path: str, folder: str) -> bool:
+    return folder.endswith("/") and path.startswith(folder)
+
+
 async def socket_refusal(person: Person, path: str) -> tuple[int, bytes]:
     with pytest.raises(InvalidStatus) as refusal:
         await person.socket(path)
@@ -54,7 +78,11 @@ async def test_55_every_route_of_a_forbidden_app_answers_as_if_it_did_not_exist(
     if who == "anonymous":
         await other.enter("hello")
     forbidden = {route: seen async for route, seen in answers(other, PRIVATE)}
+    if who == "bob":
+        assert (await other.sign_in("bob")).status == 303
     unknown = {route: seen async for route, seen in answers(other, NOTHING)}
+    if who == "bob":
+        assert (await other.sign_in("bob")).status == 303
     for route, seen in unknown.items():
         assert forbidden[route] == seen, route
     assert len(forbidden) == len(PATHS) * len(METHODS) * 2
