@@ -80,6 +80,11 @@ def every_page(pages: Pages) -> list[Response]:
         pages.signed_out(told=True, elsewhere=EVIL),
         pages.almost(),
         pages.waiting(evil, running(state=State.STARTING, step=Step.CREATING), target="/evil/" + EVIL),
+        pages.waiting(
+            COUNTER,
+            running(state=State.STARTING, step=Step.LOADING, expected_s=4.0, steps_ms={"create": 210.0}),
+            target="/counter/",
+        ),
         pages.ended(evil, ended(Ending.CRASHED, detail=EVIL, error_id="c0ffee123456"), target="/evil/" + EVIL),
         pages.limit(limit, evil, longest_idle=evil, target="/evil/" + EVIL),
         pages.refused(errors.StartFailed(EVIL, error_id="c0ffee123456", traceback=EVIL), target="/evil/", dev=True),
@@ -94,7 +99,7 @@ def every_page(pages: Pages) -> list[Response]:
 
 def text(response: Response) -> str:
     """What a reader sees of a page, blanks joined."""
-    body = bytes(response.body).decode()
+    body = re.sub(r"</?span[^>]*>", "", bytes(response.body).decode())  # within a line
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)))
 
 
@@ -188,8 +193,44 @@ def test_the_waiting_page_marks_the_present_step(pages: Pages) -> None:
         ("done", "queued"), ("done", "creating"), ("done", "starting"), ("now", "loading"), ("later", "ready"),
     ]  # fmt: skip
     assert "2 seconds so far, it usually takes 4 seconds." in text(page)
+    assert 'max="1" value="0.6"></progress>' in body
     assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in body
     assert 'data-target="/counter/?a=1"' in body
+
+
+@pytest.mark.parametrize(
+    ("so_far_s", "most_s", "words", "bar"),
+    [
+        (1.0, 8.2, "1 second so far, it usually takes 4 seconds and seldom more than 9 seconds.", 0.25),
+        (6.0, 8.2, "6 seconds so far, it usually takes 4 seconds and seldom more than 9 seconds.", 0.95),
+        (8.5, 8.2, "8 seconds so far, which is longer than usual: nearly always it takes 4 seconds or so.", 0.95),
+        (1.0, 4.0, "1 second so far, it usually takes 4 seconds.", 0.25),
+        (0.1, None, "0 seconds so far, it usually takes 4 seconds.", 0.025),
+    ],
+)
+def test_the_bar_goes_by_the_median_and_the_words_by_how_long_it_seldom_takes(
+    pages: Pages, so_far_s: float, most_s: float | None, words: str, bar: float
+) -> None:
+    route = running(
+        state=State.STARTING, step=Step.STARTING, started_ago_s=so_far_s, expected_s=4.0, expected_most_s=most_s
+    )
+    page = pages.waiting(COUNTER, route, target="/counter/")
+    assert words in text(page)
+    assert f'max="1" value="{bar}"></progress>' in bytes(page.body).decode()
+
+
+def test_steps_that_are_done_say_how_long_they_took(pages: Pages) -> None:
+    steps_ms = {"queue": 20.0, "create": 1210.0, "start": 330.0}
+    said = text(
+        pages.waiting(COUNTER, running(state=State.STARTING, step=Step.LOADING, steps_ms=steps_ms), target="/counter/")
+    )
+    assert "Making a container for you alone 1.2 s Starting Python in it 0.3 s Loading the app Opening it" in said
+
+
+def test_without_a_start_before_there_is_no_bar(pages: Pages) -> None:
+    body = bytes(pages.waiting(COUNTER, running(state=State.STARTING), target="/counter/").body).decode()
+    assert 'value="0" hidden></progress>' in body
+    assert "usually" not in body
 
 
 @pytest.mark.parametrize("ending", list(Ending))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
-from htagweb_orchestrator.model import Ending, Route, State
+from htagweb_orchestrator.model import Ending, Route, State, Step
 
 
 class Words(NamedTuple):
@@ -66,6 +67,41 @@ def line_words(route: Route | None) -> str:
     where = "You are next" if route.place == 1 else f"You are number {route.place}"
     about = f", in about {duration(max(1.0, route.expected_s))}" if route.expected_s is not None else ""
     return f"The server is full at the moment. {where} in line{about}. Keep this page open: it holds your place."
+
+
+NEARLY = 0.95  # how far a bar goes for a start that takes longer than it should
+
+
+def progress(route: Route | None) -> float | None:
+    """How far a start has come, between 0 and 1, going by the median of the last ones; None where nothing is known,
+    and in the line."""
+    if route is None or route.state is not State.STARTING or route.place is not None or not route.expected_s:
+        return None
+    return round(min(NEARLY, route.started_ago_s / route.expected_s), 3)
+
+
+def usual_words(route: Route | None) -> str:
+    """How long such a start takes, behind how long it has taken so far; "" where `progress` knows nothing."""
+    if route is None or route.expected_s is None or progress(route) is None:
+        return ""
+    usual, most = duration(max(1.0, route.expected_s)), ""
+    if route.expected_most_s is not None:
+        if route.started_ago_s > max(1.0, route.expected_most_s):
+            return f", which is longer than usual: nearly always it takes {usual} or so"
+        most = duration(max(1, ceil(route.expected_most_s)))
+    return f", it usually takes {usual}" + (f" and seldom more than {most}" if most not in ("", usual) else "")
+
+
+_TIMES = {Step.QUEUED: "queue", Step.CREATING: "create", Step.STARTING: "start", Step.LOADING: "load"}
+
+
+def step_times(route: Route | None) -> dict[str, str]:
+    """For each step of a start that is behind it, how long it took: {"creating": "0.2 s"}."""
+    if route is None or route.state is not State.STARTING:
+        return {}
+    return {
+        step.value: f"{route.steps_ms[name] / 1000:.1f} s" for step, name in _TIMES.items() if name in route.steps_ms
+    }
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppCard, Person, Platform, Route, Step
 
 from .app_rows import AppRows, Looks, said
-from .endings import duration, ending_words, line_words
+from .endings import duration, ending_words, line_words, progress, step_times, usual_words
 from .problems import RETRY_AFTER_S, local, start_url
 
 _HERE = Path(__file__).parent
@@ -107,8 +107,14 @@ class Pages:
     def waiting(self, card: AppCard, route: Route, *, target: str) -> Response:
         """While the app starts. Follows the progress by script; without scripts it reloads itself."""
         now = [step for step, _ in _STEPS].index(route.step)
+        times = step_times(route)
         steps = [
-            {"name": step.value, "text": text, "mark": "done" if i < now else "now" if i == now else "later"}
+            {
+                "name": step.value,
+                "text": text,
+                "mark": "done" if i < now else "now" if i == now else "later",
+                "took": times.get(step.value, "") if i < now else "",
+            }
             for i, (step, text) in enumerate(_STEPS)
         ]
         headers = {"Retry-After": "1", "X-Htagweb": "starting"}
@@ -122,6 +128,8 @@ class Pages:
             steps=steps,
             present=_STEPS[now][1],
             line=line_words(route),
+            progress=progress(route),
+            usual=usual_words(route),
         )
 
     def ended(self, card: AppCard, route: Route | None, *, target: str, dev: bool = False) -> Response:

@@ -14,7 +14,7 @@ from htagweb_orchestrator.model import AppName, Ending, Person, Route, State
 from . import admin, front
 from .admin import OperatorSite
 from .edge import Edge
-from .endings import ending_words, line_words
+from .endings import ending_words, line_words, progress, step_times, usual_words
 from .entering import Entrance
 from .forms import FormRefused, read_form
 from .icons import ICONS, Icons
@@ -201,6 +201,9 @@ class PlatformSite:
             "line": line_words(route),
             "elapsed_s": round(route.started_ago_s, 1) if route else 0.0,
             "expected_s": route.expected_s if route else None,
+            "progress": progress(route),
+            "usual": usual_words(route),
+            "steps": step_times(route),
             "left_s": round(max(0.0, route.left_s), 1) if route and route.left_s is not None else None,
             "left_why": route.left_why if route else None,
             "outdated": route is not None and route.outdated,

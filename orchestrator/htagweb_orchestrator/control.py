@@ -597,10 +597,17 @@ class ControlPlane:
     def _route(self, sandbox: Sandbox) -> Route:
         took = self._took_s.get(sandbox.lease.app)
         expected_s = statistics.median(took) if took else None
+        expected_most_s = _at_most(took) if took and sandbox.state is State.STARTING else None
         place = self._line.place(sandbox)
         if place is not None:
             expected_s = self._line.expected_s(place)
-        return sandbox.route(self._now(), expected_s=expected_s, outdated=self.outdated(sandbox), place=place)
+        return sandbox.route(
+            self._now(),
+            expected_s=expected_s,
+            expected_most_s=expected_most_s,
+            outdated=self.outdated(sandbox),
+            place=place,
+        )
 
     def _publish(self, sandbox: Sandbox) -> None:
         self._hub.publish(RouteChanged(route=self._route(sandbox)))
@@ -772,3 +779,10 @@ class ControlPlane:
     async def end(self, sandboxes: Sequence[Sandbox], ending: Ending) -> None:
         """End all of these at once; returns when nothing is left of them."""
         await asyncio.gather(*(asyncio.shield(self._endings.end(sandbox, ending)) for sandbox in sandboxes))
+
+
+def _at_most(took_s: Sequence[float]) -> float:
+    """What one in twenty starts takes longer than."""
+    if len(took_s) == 1:
+        return took_s[0]
+    return statistics.quantiles(took_s, n=20, method="inclusive")[-1]

@@ -109,9 +109,10 @@ class Route(Struct, frozen=True):
     left_why: Ending | None = None  # IDLE or LIFETIME
     idle_timeout_s: float = 900.0
     expected_s: float | None = None  # median of this app's last starts; for one in the line, until its turn
+    expected_most_s: float | None = None  # 95th percentile of the same starts; while STARTING
     place: int | None = None  # in the line of those who wait for room, 1 for who is next
     outdated: bool = False  # a newer version of the app is published
-    steps_ms: dict[str, float] = {}  # of its start, as its visitor waited: queue, create, start, load, render
+    steps_ms: dict[str, float] = {}  # of its start so far, as its visitor waited: queue, create, start, load, render
 
 
 class Person(Struct, frozen=True):

@@ -128,7 +128,13 @@ class Sandbox:
         return self.id[:12]
 
     def route(
-        self, now: float, *, expected_s: float | None = None, outdated: bool = False, place: int | None = None
+        self,
+        now: float,
+        *,
+        expected_s: float | None = None,
+        expected_most_s: float | None = None,
+        outdated: bool = False,
+        place: int | None = None,
     ) -> Route:
         left_s, left_why = self.left(now) if self.state is State.READY else (None, None)
         return Route(
@@ -149,6 +155,7 @@ class Sandbox:
             idle_timeout_s=self.lease.limits.idle_timeout_s,
             steps_ms=dict(self.steps_ms),
             expected_s=expected_s,
+            expected_most_s=expected_most_s,
             outdated=outdated,
         )
 

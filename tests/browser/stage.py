@@ -54,7 +54,8 @@ async def app_page(request: Request) -> Response:
     facts = {"user": UserId("u"), "app": CARD.name, "sandbox": SandboxId("0" * 32)}
     if now["state"] == "starting":
         step = Step(str(now["step"]))
-        route = msgspec.convert({**facts, "state": State.STARTING, "step": step, "expected_s": 3.0}, Route)
+        times = {"started_ago_s": now["elapsed_s"], "expected_s": 3.0}
+        route = msgspec.convert({**facts, "state": State.STARTING, "step": step, **times}, Route)
         return pages.waiting(CARD, route, target=str(request.url.path))
     if now["state"] == "ended":
         route = msgspec.convert({**facts, "state": State.ENDED, "ending": Ending(str(now["ending"]))}, Route)

@@ -22,7 +22,7 @@ DEADLINE_S = 15.0
 READY: dict[str, object] = {
     "app": "toy", "state": "ready", "sandbox": "a" * 12, "step": "ready", "elapsed_s": 0.0, "expected_s": None,
     "left_s": 900.0, "left_why": "idle", "warn_s": 120.0, "ending": None, "title": "", "text": "", "action": "",
-    "error_id": "",
+    "error_id": "", "line": "", "progress": None, "usual": "", "steps": {},
 }  # fmt: skip
 STARTING = READY | {"state": "starting", "step": "creating", "elapsed_s": 0.4, "left_s": None, "left_why": None}
 NOTHING = READY | {"state": "none", "sandbox": "", "title": "This app isn't running", "left_s": None, "left_why": None}
@@ -372,10 +372,18 @@ async def test_the_waiting_page_follows_the_start_and_opens_the_app(page: Page, 
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     now = page.locator("[aria-current=step]")
     await expect(now).to_have_text("Making a container for you alone")
-    gateway.say(STARTING | {"step": "loading", "elapsed_s": 2.2})
+    bar = page.get_by_role("progressbar", name="How far the start has come")
+    await expect(bar).to_be_hidden()
+    gateway.say(
+        STARTING
+        | {"step": "loading", "elapsed_s": 2.2, "progress": 0.55, "usual": ", it usually takes 4 seconds"}
+        | {"steps": {"queued": "0.0 s", "creating": "1.7 s", "starting": "0.3 s"}}
+    )
     await expect(now).to_have_text("Loading the app")
+    await expect(page.locator("[data-step=creating]")).to_have_text("Making a container for you alone 1.7 s")
+    assert await bar.evaluate("bar => [bar.value, bar.max]") == [0.55, 1]
+    await expect(page.get_by_text("2 seconds so far, it usually takes 4 seconds.")).to_be_visible()
     await expect(page.get_by_role("status")).to_have_text("Loading the app")
-    await expect(page.get_by_text("2 seconds so far")).to_be_visible()
     gateway.say(READY)
     await expect(page.get_by_role("heading", name="Toy", exact=True)).to_be_visible()
     assert page.url.endswith("/toy/#part")
@@ -394,6 +402,15 @@ async def test_the_waiting_page_starts_nothing_that_was_cancelled(page: Page, ga
     gateway.say(READY | {"state": "ended", "ending": "visitor"})
     await expect(page.get_by_role("alert")).to_have_text("The start was cancelled.")
     await expect(page.get_by_role("link", name="Start it again")).to_be_visible()
+
+
+async def test_the_cancel_button_ends_the_start(page: Page, gateway: Gateway) -> None:
+    gateway.say(STARTING)
+    await page.goto("/toy/")
+    async with page.expect_navigation(url=gateway.url + "/"):
+        await page.get_by_role("button", name="Cancel").click()
+    assert gateway.heard("stop") == ["stop app=toy"]
+    assert gateway.heard("start") == []
 
 
 async def test_the_waiting_page_gives_up_on_a_start_that_nobody_knows_of(page: Page, gateway: Gateway) -> None:
@@ -420,6 +437,10 @@ async def test_without_scripts_the_waiting_page_reloads_itself(browser: Browser,
     page = await context.new_page()
     await page.goto("/toy/")
     await expect(page.get_by_role("heading", name="Starting Toy")).to_be_visible()
+    bar = page.get_by_role("progressbar", name="How far the start has come")
+    assert await bar.evaluate("bar => bar.position") == pytest.approx(0.4 / 3, abs=0.001)  # as the server wrote it
+    gateway.say(STARTING | {"elapsed_s": 1.5})
+    await expect(bar).to_have_attribute("value", "0.5", timeout=DEADLINE_S * 1000)
     gateway.say(READY)
     await expect(page.get_by_role("heading", name="Toy", exact=True)).to_be_visible(timeout=DEADLINE_S * 1000)
     await context.close()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from htagweb_orchestrator.errors import AppBroken, AppNotFound, RateLimited, UserLimitReached
-from htagweb_orchestrator.model import AppName, Ending, State, Step
+from htagweb_orchestrator.model import AppName, Ending, State, Step, UserId
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.harness import NeverLoads
 from tests.orchestrator.stage import ALICE, APPS, BOB, CLOCK, HELLO, Plane, Stage, eventually
@@ -93,7 +93,15 @@ async def test_an_expected_time_is_told_after_the_first_start(stage: Stage, plan
     assert (await plane.lease(ALICE, HELLO)).expected_s is None
     plane.engine.starting = lambda spec: stage.clock.forward(4.0)
     await plane.until_ready(ALICE, HELLO)
-    assert (await plane.lease(BOB, HELLO)).expected_s == pytest.approx(4.0, abs=0.1)
+    route = await plane.lease(BOB, HELLO)
+    assert route.expected_s == pytest.approx(4.0, abs=0.1)
+    assert route.expected_most_s == route.expected_s
+    await plane.until_ready(BOB, HELLO)
+    plane.engine.starting = lambda spec: stage.clock.forward(9.0)
+    await plane.until_ready(UserId("carol"), HELLO)
+    route = await plane.lease(UserId("dave"), HELLO)
+    assert route.expected_s == pytest.approx(4.0, abs=0.1)
+    assert route.expected_most_s == pytest.approx(8.5, abs=0.1)
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------

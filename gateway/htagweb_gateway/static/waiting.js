@@ -4,6 +4,7 @@
   const POLL_MS = 300;
   const SURE = 5; // a gateway that has just come up may not know of this start yet
   const steps = document.getElementById("waiting");
+  const bar = document.getElementById("bar");
   const { app, target } = steps.dataset;
   const show = (id, text) => {
     const element = document.getElementById(id);
@@ -20,8 +21,13 @@
       if (i === now) item.setAttribute("aria-current", "step");
       else item.removeAttribute("aria-current");
     });
-    show("step", items[now].textContent);
+    for (const item of items) item.lastElementChild.textContent = status.steps[item.dataset.step] ?? "";
+    items[now].lastElementChild.textContent = "";
+    show("step", items[now].firstElementChild.textContent);
     show("line", status.line);
+    show("usual", status.usual);
+    bar.hidden = status.progress === null;
+    bar.value = status.progress ?? 0;
     const seconds = Math.floor(status.elapsed_s);
     show("elapsed", seconds === 1 ? "1 second" : `${seconds} seconds`);
   }
