@@ -1,6 +1,8 @@
-"""What a session keeps: a counter in it beside one in the sandbox (htag 2)."""
+"""What a session keeps: a counter in it beside one in the sandbox, and who is signed in (htag 2)."""
 
 from htag import State, Tag
+
+import htagweb
 
 STYLE = """
 :root { color-scheme: light dark; --ground: light-dark(#f3f6f5, #151a18); --card: light-dark(#fff, #1f2624);
@@ -34,6 +36,9 @@ class App(Tag.App):
         self.kept = State(self.request.session.get("clicks", 0))
         self += Tag.h1("Session")
         self += Tag.p("One click counts in two places. Stop the app, open it again, and see which remembers.")
+        person = htagweb.user()
+        if person is not None:
+            self += Tag.p(f"You are signed in as {person['name'] or person['id']}.", _aria_label="who")
         with Tag.div(_class="pair"):
             with Tag.section():
                 Tag.h2("In this sandbox")

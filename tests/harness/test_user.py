@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.harness.conftest import Boot
@@ -90,6 +92,18 @@ async def test_an_app_knows_whom_it_serves(
     page = (await harness.http.get("/", headers={"Accept": "text/html"})).text
     line = f"{profile} / {profile} / {profile}"
     assert line in page or escaped(line) in page
+
+
+@pytest.mark.parametrize("profile", [ANN, ANN | {"name": ""}, None])
+async def test_the_example_says_who_is_signed_in(boot: Boot, profile: dict[str, object] | None) -> None:
+    harness = await boot(2)
+    await harness.load((Path(__file__).parents[2] / "apps/session.py").read_text(), "app:App")
+    await harness.claim(profile=profile)
+    page = (await harness.http.get("/", headers={"Accept": "text/html"})).text
+    if profile is None:
+        assert "signed in" not in page
+    else:
+        assert f"You are signed in as {profile['name'] or 'ann'}." in page
 
 
 @pytest.mark.parametrize("deed", ["put", "drop", "update", "empty", "inside"])
