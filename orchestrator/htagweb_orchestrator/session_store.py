@@ -26,7 +26,7 @@ class SessionStore(Protocol):
     """
 
     async def get(self, key: SessionKey) -> Record:
-        """{} if there is none."""
+        """{} if there is none. Whoever reads it uses it: it is kept for another life, give or take a tenth."""
         ...
 
     async def patch(self, key: SessionKey, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ class SessionStore(Protocol):
         ...
 
     async def prune(self) -> int:
-        """Forget records that nobody has changed for as long as they are kept; returns how many."""
+        """Forget records that nobody has used for as long as they are kept; returns how many."""
         ...
 
     def close(self) -> None: ...

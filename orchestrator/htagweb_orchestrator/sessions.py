@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -36,7 +37,7 @@ COMMIT
 
 class Sessions:
     """Keeps session_store.SessionStore. `size` bounds a whole record, in bytes of JSON; `life_s` is how long an
-    untouched one is kept (wall time), `anonymous_life_s` that of an anonymous visitor."""
+    unused one is kept (wall time), `anonymous_life_s` that of an anonymous visitor."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Sessions:
 
     async def get(self, key: SessionKey) -> Record:
         try:
-            return await self._database.read(lambda db: _read(db, key))
+            return await self._database.read(lambda db: self._use(db, key))
         except sqlite3.Error as error:
             raise self._failed(error, "the session can't be read just now; try again in a moment") from error
 
@@ -110,6 +111,17 @@ class Sessions:
             return await self._database.write(work)
         except sqlite3.Error as error:
             raise self._failed(error, "the session could not be stored; the old value was kept") from error
+
+    def _use(self, db: sqlite3.Connection, key: SessionKey) -> Record:
+        """Read it, and now and then note that. Where that can't be written it can be read all the same."""
+        record, now_s = _read(db, key), time.time()
+        life_s = self._anonymous_life_s if key.user.startswith(ANONYMOUS) else self._life_s
+        stale = "user = ? AND app = ? AND touched < ?"
+        asked = (*key, now_s - life_s / 10)
+        if record and db.execute(f"SELECT 1 FROM record WHERE {stale}", asked).fetchone():
+            with contextlib.suppress(sqlite3.Error):
+                db.execute(f"UPDATE record SET touched = ? WHERE {stale}", (now_s, *asked))
+        return record
 
     def _failed(self, error: sqlite3.Error, said: str) -> SessionStoreFailed:
         self._tally.store_failed()

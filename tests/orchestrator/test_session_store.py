@@ -134,6 +134,30 @@ async def test_what_nobody_changed_for_its_life_is_forgotten(path: Path) -> None
     store.close()
 
 
+async def test_what_is_read_is_kept_for_another_life(path: Path) -> None:
+    store = Sessions(path, life_s=1000.0)
+    await store.patch(SHARED, {"a": 1}, [])
+    await store.patch(OWN, {"b": 1}, [])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE record SET touched = touched - 999")
+        assert await store.get(SHARED) == {"a": 1}
+        other.execute("UPDATE record SET touched = touched - 500")
+    assert await store.prune() == 1
+    assert (await store.get(SHARED), await store.get(OWN)) == ({"a": 1}, {})
+    store.close()
+
+
+async def test_a_locked_store_can_be_read_however_old_a_record_is(path: Path) -> None:
+    store = Sessions(path, life_s=1000.0)
+    await store.patch(SHARED, {"a": 1}, [])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE record SET touched = touched - 999")
+        other.execute("BEGIN IMMEDIATE")
+        assert await store.get(SHARED) == {"a": 1}
+        other.execute("ROLLBACK")
+    store.close()
+
+
 def test_the_store_is_for_its_owner_only(path: Path) -> None:
     store = Sessions(path)
     asyncio.run(store.patch(SHARED, {"a": 1}, []))
