@@ -14,17 +14,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from htagweb_gateway import errand, exchange, front, handshake, headers, relay
 from htagweb_gateway.identity import Identity, Visitor
 from htagweb_orchestrator import address, service
 from htagweb_orchestrator.admission import Admission, Rate
-from htagweb_orchestrator.engines.docker_options import Options, create_options
+from htagweb_orchestrator.engines import docker as docker_engine
+from htagweb_orchestrator.engines.docker_options import Options, container_name, create_options
 from htagweb_orchestrator.model import Platform, SandboxId, UnixAddress, UserId
 from htagweb_orchestrator.rundir import RunDirectory, UidAllocator
 from htagweb_orchestrator.visitors import Visitors
@@ -191,6 +194,18 @@ def any_operator(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Visitors, "operator", believe)
 
 
+def polite_stop(patch: pytest.MonkeyPatch) -> None:
+    """Ask first, and wait for it."""
+    remove = docker_engine._remove
+
+    def ask(client: Any, sandbox_id: SandboxId) -> None:
+        with suppress(docker.errors.APIError):
+            client.stop(container_name(sandbox_id), timeout=6)
+        remove(client, sandbox_id)
+
+    patch.setattr(docker_engine, "_remove", ask)
+
+
 def any_rate(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Rate, "allows", lambda self, name, now: True)
 
@@ -228,6 +243,7 @@ DEFENCES: dict[str, tuple[Off, str]] = {
     "sockets per user": (any_sockets, "test_60_one"),
     "cap per user": (any_number, "test_27_one_user"),
     "starts per minute": (any_rate, "test_27_a_user or test_27_starts"),
+    "no asking at the end": (polite_stop, "test_25"),
     "the peer's uid": (any_peer, "test_18_whoever"),
     "operators' token": (any_operator, "test_62_without"),
 }
