@@ -1,4 +1,5 @@
-"""Visitors click while parts of the platform are killed at random: nobody but a killed sandbox's visitor may notice."""
+"""A platform with a warm pool: no visitor finds what another left there; and while all click and parts are killed at
+random, nobody but a killed sandbox's visitor may notice."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 
 import pytest
+from playwright.async_api import BrowserContext, Page, async_playwright, expect
 
 from tests.e2e.clicker import APP, Clicker
 from tests.e2e.conftest import free_port
-from tests.e2e.stack import Stack, docker, until
+from tests.e2e.stack import PROJECT, Stack, docker, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
@@ -23,19 +24,87 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "25"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))  # make chaos takes another each time
 
 
-@pytest.fixture
-def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+MARKER = """
+import os
+
+from htag import Tag
+
+SEEN = []
+
+
+class App(Tag.main):
+    def init(self):
+        self.shown = Tag.output(self.found())
+        self += self.shown
+        self += Tag.button("leave", _onclick=self.bind.leave())
+
+    def found(self):
+        return f"found {SEEN} {[name for name in os.listdir('/tmp') if name == 'marker']}"
+
+    def leave(self):
+        SEEN.append("marker")
+        open("/tmp/marker", "w").close()
+        self.shown.clear(self.found())
+"""
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A platform of its own, with a warm pool. The environment is what it was afterwards: another may run beside it."""
-    for name in ("COMPOSE_PROJECT_NAME", "HTAGWEB_PORT", "E2E_FOLDER", "HTAGWEB_ORPHAN_TIMEOUT", "HTAGWEB_WARM_MAX"):
-        monkeypatch.setenv(name, "")  # so that it is put back
-    stack = Stack(tmp_path, project="htagweb-chaos", port=free_port(), environment={"HTAGWEB_WARM_MAX": "4"})
-    stack.publish()
-    try:
-        stack.up()
-        yield stack
-    finally:
-        print(stack.logs("orchestrator")[-6000:], stack.logs("gateway")[-2000:])
-        stack.down()
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (
+            "COMPOSE_PROJECT_NAME", "HTAGWEB_PORT", "E2E_FOLDER", "HTAGWEB_ORPHAN_TIMEOUT", "HTAGWEB_WARM_MAX",
+        ):  # fmt: skip
+            environment.setenv(name, "")  # so that it is put back
+        folder = tmp_path_factory.mktemp("chaos")
+        stack = Stack(folder, project=f"{PROJECT}-chaos", port=free_port(), environment={"HTAGWEB_WARM_MAX": "4"})
+        stack.publish()
+        (folder / "apps" / "marker.py").write_text(MARKER)
+        try:
+            stack.up()
+            yield stack
+        finally:
+            print(stack.logs("orchestrator")[-6000:], stack.logs("gateway")[-2000:])
+            stack.down()
+
+
+async def opened(context: BrowserContext) -> tuple[Page, str]:
+    """The marker's page in a visitor's browser, and the id of what serves it."""
+    page = await context.new_page()
+    await page.goto("/marker/")
+    await page.locator("script[data-app]").wait_for(state="attached")
+    status = await (await context.request.get("/-/status?app=marker")).json()
+    return page, str(status["sandbox"])
+
+
+async def test_what_one_visitor_leaves_no_other_finds_in_a_warm_sandbox(platform: Stack) -> None:
+    def warm() -> set[str]:
+        """Sandboxes that have imported the app already, and wait for a visitor."""
+        rows = [row for row in platform.rows() if (row["app"], row["state"]) == ("marker", "warm")]
+        return {row["id"][:12] for row in rows}
+
+    def gone(sandbox: str) -> bool:
+        return not any(sandbox in box["Names"] for box in platform.containers())
+
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        ann, bob, carol = [await chromium.new_context(base_url=platform.url) for _ in range(3)]
+        page, first = await opened(ann)
+        shown = page.locator("output")
+        await expect(shown).to_have_text("found [] []")
+        await page.get_by_role("button", name="leave").click()
+        await expect(shown).to_have_text("found ['marker'] ['marker']")
+        stopped = await ann.request.post("/-/stop", form={"app": "marker"}, headers={"Origin": platform.url})
+        assert stopped.ok
+        await asyncio.to_thread(until, lambda: gone(first), what="the first one is gone")
+        waiting = await asyncio.to_thread(until, warm, what="one that has the app is waiting")
+        pages = await asyncio.gather(*(opened(context) for context in (bob, carol, ann)))
+        for page, _ in pages:
+            await expect(page.locator("output")).to_have_text("found [] []")
+        sandboxes = {sandbox for _, sandbox in pages}
+        assert len(sandboxes | {first}) == 4
+        assert sandboxes & waiting
+        await chromium.close()
 
 
 class Chaos:
