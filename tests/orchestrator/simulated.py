@@ -287,10 +287,15 @@ class Wire:
         box, sandbox = self._box, self._box.spec.sandbox_id
         if box.stage != "loaded" or sandbox in self._machine.used:
             self._machine.violated(f"sandbox {sandbox} was claimed at stage {box.stage}, used: {box.owner}")
-        lease = self._listener.plane.sandboxes(sandbox)[0].lease  # type: ignore[attr-defined]
+        plane: Any = self._listener.plane  # type: ignore[attr-defined]
+        lease = plane.sandboxes(sandbox)[0].lease
         if (lease.app, lease.version) != (box.app, box.version):
             self._machine.violated(f"{lease.app} was claimed from a sandbox that has loaded {box.app}")
         self._machine.used.add(sandbox)
+        mine = [each.id for each in plane.sandboxes() if each.key == (lease.user, lease.app) and each.ending is None]
+        alive = [each for each in mine if each in self._machine.boxes and self._machine.boxes[each].running]
+        if len(alive) > 1:
+            self._machine.violated(f"{len(alive)} live sandboxes of {(lease.user, lease.app)}")
         box.stage, box.owner, box.session = "claimed", (lease.user, lease.app), dict(claim["session"])
         self._machine.on_claim(box.owner, box.session)
         self._machine.happened["claims"] += 1

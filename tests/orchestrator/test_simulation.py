@@ -12,6 +12,8 @@ import pytest
 from htagweb_orchestrator.census import Census
 from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.line import WaitingLine
+from htagweb_orchestrator.model import Step
+from htagweb_orchestrator.registry import Key, Registry, Sandbox
 from htagweb_orchestrator.rundir import RunDirectory
 from tests.orchestrator.simulation import play
 
@@ -45,11 +47,18 @@ def test_in_a_day_of_bursts_crashes_and_kills_no_invariant_is_broken() -> None:
         assert happened in day.stdout
 
 
+def forgetful(self: Registry, key: Key) -> Sandbox | None:
+    """`Registry.live` of somebody who forgets those that load their app: a tab that comes then joins no start."""
+    found = self._live.get(key)
+    return None if found is not None and found.step is Step.LOADING else found
+
+
 @pytest.mark.parametrize(
     ("part", "verb", "broken", "noticed"),
     [
         (ControlPlane, "_is_full", lambda self: False, "sandboxes, 10 allowed"),
         (WaitingLine, "comes_before", lambda self, sandbox: False, "was let in before"),
+        (Registry, "live", forgetful, "live sandboxes of"),
         (Census, "_explain", lambda self, directories, found: None, "nobody says why"),
         (RunDirectory, "remove", lambda self, sandbox: None, "leaked directories"),
     ],
