@@ -1,7 +1,7 @@
 """Sandboxes that were started before anybody asked. Each is used once, by one user, and never goes back.
 
 A blank one has imported what its image brings and knows no app; it serves every app of its kind. A loaded one has
-imported one version of one app besides: for apps that somebody opened within the last hour.
+imported one version of one app besides: for apps that somebody opened within the last hour, or that load slowly.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ROUND_S = 1.0  # how often it looks at least
 IN_USE_S = 3600.0  # an app counts as in use for so long after somebody opened it
+SLOW_LOAD_S = 0.5  # an app that takes longer to load is kept loaded whenever it was opened
 DEMAND_S = 30.0  # as many blanks are kept as were taken within this time
 BACK_OFF_S, BACK_OFF_MOST_S = 1.0, 60.0  # between starts of a kind that fail
 MOST_TAKEN = 1000  # of one kind within that time are remembered; no warm_max is larger
@@ -103,6 +104,7 @@ class WarmPool:
         self._taken: dict[Kind, deque[float]] = {}
         self._failures: Counter[Kind] = Counter()
         self._not_before: dict[Kind, float] = {}
+        self._unloadable: dict[AppName, str] = {}  # versions that failed to be loaded for nobody
         self._loaded: dict[tuple[AppName, str], float] = {}  # when a version was loaded that nobody took since
 
     # -- for a user ----------------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ class WarmPool:
         now = self._now()
         kind = Kind.of(app)
         self._opened[app.name] = now
+        self._unloadable.pop(app.name, None)
         self._taken.setdefault(kind, deque(maxlen=MOST_TAKEN)).append(now)
         self._wake.set()
         fitting = [sandbox for sandbox in self._warm() if Kind.of(sandbox.lease) == kind and sandbox.answers]
@@ -178,8 +181,9 @@ class WarmPool:
         published = {app.name: app for app in self._catalogue.published() if self._most_of(app)}
         most = max(map(self._most_of, published.values()), default=0)
         self._opened = {name: at for name, at in self._opened.items() if now - at < IN_USE_S and name in published}
-        recent = sorted(self._opened, key=self._opened.__getitem__, reverse=True)[:most]
-        loaded = {name: published[name] for name in recent if self._least_of(published[name])}
+        recent = sorted(self._opened, key=self._opened.__getitem__, reverse=True)
+        slow = [name for name in published if name not in self._opened and self._loads_slowly(published[name])]
+        loaded = {name: published[name] for name in (recent + slow)[:most] if self._least_of(published[name])}
         self._loaded = {version: at for version, at in self._loaded.items() if now - at < RELOAD_S}
         of_kind: dict[Kind, list[PublishedApp]] = {}
         for app in published.values():
@@ -190,6 +194,10 @@ class WarmPool:
         for generation in (1, 2, ASGI):  # before anybody came: the kind that most apps of a generation want
             kinds |= {kind for kind, _ in common.most_common() if kind.generation == generation and common[kind] > 1}
         return {kind: self._blanks_wanted(kind, of_kind[kind], now) for kind in kinds}, loaded
+
+    def _loads_slowly(self, app: PublishedApp) -> bool:
+        """And could be: a version that failed to load for nobody waits for its next visitor."""
+        return self._starter.load_s(app.name) > SLOW_LOAD_S and app.version != self._unloadable.get(app.name)
 
     def _blanks_wanted(self, kind: Kind, apps: list[PublishedApp], now: float) -> int:
         taken = sum(now - at < DEMAND_S for at in self._taken.get(kind, ()))
@@ -265,6 +273,7 @@ class WarmPool:
             self._not_before[kind] = self._now() + pause_s
             if refill.loaded:  # the app's fault, perhaps: its visitor is told when he comes, from a start of his own
                 self._opened.pop(refill.app.name, None)
+                self._unloadable[refill.app.name] = refill.app.version
             facts = {"app": sandbox.described, "pause_s": pause_s, "reason": getattr(error, "reason", "")}
             log.warning("warm sandbox failed: %s", error.__cause__ or error, extra=facts)
             if not isinstance(error, OrchestratorError):

@@ -63,6 +63,7 @@ class Starter:
         self._profile = profile
         self._session_key = session_key
         self._now = now
+        self._load_s: dict[AppName, float] = {}
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
     async def start(
@@ -224,6 +225,11 @@ class Starter:
         async with self._timed(sandbox, "load"):
             await link.load(load, files)
         sandbox.loaded = True
+        self._load_s[app.name] = sandbox.steps_ms["load"] / 1000
+
+    def load_s(self, app: AppName) -> float:
+        """How long this app took to load when it did last; 0 while nobody knows."""
+        return self._load_s.get(app, 0.0)
 
     async def _claim(self, sandbox: Sandbox, app: PublishedApp, query: str) -> None:
         """Give it its user, once and for all."""

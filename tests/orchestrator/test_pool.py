@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from htagweb_orchestrator import pool
 from htagweb_orchestrator.admission import GIB, UNKNOWN_USE
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
-from htagweb_orchestrator.pool import RELOAD_S
+from htagweb_orchestrator.pool import IN_USE_S, RELOAD_S
 from htagweb_orchestrator.settings import AppSettings
 from tests.orchestrator.harness import Frame, Harness
-from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, Plane, Stage, eventually
+from tests.orchestrator.stage import ALICE, BOB, BRIEF, CLOCK, HELLO, Plane, Stage, eventually
 
 BLANKS = 2
 
@@ -200,3 +203,51 @@ async def test_an_operator_may_end_a_warm_one_and_gets_another(stage: Stage) -> 
     ended = plane.sandboxes(warm(plane)[0])
     await plane.end(ended, Ending.OPERATOR)
     await eventually(lambda: len(warm(plane)) == BLANKS)
+
+
+async def test_an_app_that_loads_slowly_is_kept_loaded_long_after_somebody_opened_it(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Harness):
+        async def on_load(self, load: Frame) -> None:
+            await asyncio.sleep(0.3 if load["app"] == CLOCK else 0)
+            await super().on_load(load)
+
+    monkeypatch.setattr(pool, "SLOW_LOAD_S", 0.25)
+    stage.machine.usual = Slow
+    plane = await filled(stage)
+    for app in (HELLO, CLOCK):
+        await plane.until_ready(ALICE, app)
+    await eventually(lambda: warm(plane, HELLO) and warm(plane, CLOCK))
+    await plane.reaped(IN_USE_S + 1)
+    await eventually(lambda: not warm(plane, HELLO))
+    assert warm(plane, CLOCK)
+    for sandbox in warm(plane, CLOCK):
+        stage.machine.die(sandbox, 1)
+    await eventually(lambda: warm(plane, CLOCK))
+
+
+async def test_a_slow_app_that_fails_in_the_pool_is_left_to_its_next_visitor(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+
+    class Fails(Harness):
+        async def on_load(self, load: Frame) -> None:
+            if load["app"] == HELLO:
+                failed.append(load)
+                self.say(type="failed", stage="load", error="no", traceback="Traceback: no")
+            else:
+                await super().on_load(load)
+
+    monkeypatch.setattr(pool, "SLOW_LOAD_S", 0.0)
+    plane = await filled(stage)
+    await plane.until_ready(ALICE, HELLO)
+    await eventually(lambda: warm(plane, HELLO) and len(warm(plane, "")) >= BLANKS)
+    stage.machine.usual = Fails
+    stage.machine.die(warm(plane, HELLO)[0], 1)
+    stage.clock.forward(RELOAD_S)
+    await eventually(lambda: failed)
+    await plane.reaped(RELOAD_S)
+    await eventually(lambda: warm(plane, BRIEF))  # the pool has looked since
+    assert len(failed) == 1
