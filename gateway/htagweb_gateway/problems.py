@@ -17,6 +17,7 @@ RETRY_AFTER_S = {
     "full": 5,
     "preparing": 5,
     "rate-limit": 10,
+    "user-limit": 60,  # one of his own may be put away as idle, or he ends it
     "start-timeout": 5,
     "engine": 5,
     "draining": 10,
