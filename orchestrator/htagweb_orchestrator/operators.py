@@ -88,6 +88,8 @@ class Operators:
                 continue  # it went while the engine was asked
             row["because"] = reasons.because(sandbox, self._now(), watched=self._control.watched)
             row["steps"] = sandbox.steps_ms
+            if sandbox.ending is not None:  # it is being removed
+                row |= {"ending": sandbox.ending, "detail": sandbox.detail}
             row["address"] = getattr(sandbox.address, "path", None)
             row["limits"] = sandbox.lease.limits
         ended: list[Row] = [

@@ -107,7 +107,7 @@ def test_each_ending_is_told_alike_in_page_command_log_audit_and_metrics(
     expect(dialog).to_be_visible(timeout=PATIENCE_MS)
     page.screenshot(path=shots / f"ended-{word}.png")
     inspected = json.loads(stack.htagweb("inspect", row["id"], "--json").stdout)
-    assert (inspected["state"], inspected.get("ending", word)) == ("ended", word)
+    assert (inspected["state"], inspected["ending"]) == ("ended", word)
     assert inspected["because"]
     (logged,) = ends_logged(stack, row["id"])
     assert (logged["ending"], logged["app"], logged["user"]) == (word, app, row["user"])

@@ -6,7 +6,7 @@ import asyncio
 
 from htagweb_orchestrator.engines.base import Stats
 from htagweb_orchestrator.errors import EngineUnavailable
-from htagweb_orchestrator.model import Ending, Seen
+from htagweb_orchestrator.model import Ending, Seen, State
 from tests.orchestrator.harness import FailsAtLoad
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, SOURCE, Plane, Stage, eventually
 
@@ -89,6 +89,16 @@ async def test_inspect_shows_why_one_ended(plane: Plane) -> None:
     await plane.release(ALICE, HELLO, Ending.VISITOR)
     (row,) = await plane.operators.inspect(route.sandbox[:12])
     assert (row["id"], row["state"], row["ending"]) == (route.sandbox, "ended", "visitor")
+
+
+async def test_inspect_shows_why_one_ends_while_it_is_being_removed(stage: Stage, plane: Plane) -> None:
+    route = await plane.until_ready(ALICE, HELLO)
+    stop = plane.engine.hold("stop")
+    stage.machine.die(route.sandbox, 9)
+    await plane.until_ended(ALICE, HELLO)
+    (row,) = await plane.operators.inspect(route.sandbox)
+    assert (row["state"], row["ending"], row["detail"]) == (State.ENDED, Ending.CRASHED, "exit code 9")
+    stop.set()
 
 
 async def test_inspect_mixes_nobody_up_while_one_goes(stage: Stage, plane: Plane) -> None:
