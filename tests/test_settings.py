@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -346,3 +349,14 @@ def test_the_documentation_has_each_key_with_its_default() -> None:
         assert f"`{key.env}` | {f'`{value}`' if value else 'none'} | {key.meaning}" in rows
     for key in (APP_KEYS | APP_LIMIT_KEYS).values():
         assert any(row.startswith(f"`{key.name}` |") and row.endswith(key.meaning) for row in rows)
+
+
+def test_the_orchestrator_does_not_start_on_a_bad_file_and_says_where(tmp_path: Path) -> None:
+    file = tmp_path / "htagweb.toml"
+    file.write_text('memory = "1g"\nidle_timeuot = "90s"\n')
+    command = [sys.executable, "-m", "htagweb_orchestrator"]
+    environ = {**os.environ, "HTAGWEB_CONFIG": str(file), "HTAGWEB_STATE_DIR": str(tmp_path)}
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("htagweb.toml:2: idle_timeuot: unknown key")
+    assert ended.stderr.count("\n") == 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from htagweb_orchestrator.model import Ending, Seen, State
 from htagweb_orchestrator.registry import Lease
 from tests.orchestrator.harness import IgnoresEnd
@@ -205,3 +209,28 @@ async def test_a_lease_that_can_not_be_written_keeps_nobody_from_being_reaped(st
     await watch.report({lost.sandbox: Seen(idle_s=0)})
     stage.clock.forward(11)
     assert (await plane.until_ended(BOB, HELLO)).ending is Ending.IDLE
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0], ids=["back", "forward"])
+async def test_a_wall_clock_that_jumps_by_a_day_ends_nothing_and_forgets_nothing(
+    stage: Stage, plane: Plane, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    await plane.gateway()
+    before = await plane.until_ready(ALICE, HELLO)
+    assert await stage.harness(before).change({"a": 1}) is None
+    wall_s = time.time
+    monkeypatch.setattr(time, "time", lambda: wall_s() + jump_s)
+    await plane._prune()
+    await plane.reaped(1)
+    await stage.close_plane(plane)
+    plane = await stage.open()
+    await plane.gateway()
+    await plane.reaped(1)
+    adopted = await plane.find(ALICE, HELLO)
+    assert adopted is not None
+    assert (adopted.sandbox, adopted.state) == (before.sandbox, State.READY)
+    assert adopted.left_s is not None
+    assert 800 < adopted.left_s <= 900
+    await plane.release(ALICE, HELLO, Ending.VISITOR)
+    anew = stage.harness(await plane.until_ready(ALICE, HELLO))
+    assert anew.heard_of("claim")["session"] == {"a": 1}

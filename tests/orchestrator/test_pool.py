@@ -9,6 +9,7 @@ import pytest
 
 from htagweb_orchestrator import pool
 from htagweb_orchestrator.admission import GIB, UNKNOWN_USE
+from htagweb_orchestrator.errors import EngineUnavailable
 from htagweb_orchestrator.model import AppName, Ending, SandboxId, State, UserId
 from htagweb_orchestrator.pool import IN_USE_S, RELOAD_S
 from htagweb_orchestrator.settings import AppSettings
@@ -251,3 +252,32 @@ async def test_a_slow_app_that_fails_in_the_pool_is_left_to_its_next_visitor(
     await plane.reaped(RELOAD_S)
     await eventually(lambda: warm(plane, BRIEF))  # the pool has looked since
     assert len(failed) == 1
+
+
+async def test_blanks_that_fail_to_start_are_tried_again_at_growing_intervals(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, look = [], pool.WarmPool.round
+
+    def counted(self: pool.WarmPool) -> None:
+        look(self)
+        looked.append(self)
+
+    async def has_looked() -> None:
+        before = len(looked)
+        await eventually(lambda: not plane.pool.filling and len(looked) > before + 2)
+
+    monkeypatch.setattr(pool.WarmPool, "round", counted)
+    monkeypatch.setattr(pool, "ROUND_S", 0.01)
+    plane = stage.plane(warm_min=1, warm_max=4)
+    plane.engine.broken["start"] = EngineUnavailable("The engine does not answer.")
+    await plane.open()
+    for tries, pause_s in enumerate((1, 2, 4), 1):
+        await has_looked()
+        assert plane.engine.calls["start"] == tries
+        stage.clock.forward(pause_s - 0.1)
+        await has_looked()
+        assert plane.engine.calls["start"] == tries
+        stage.clock.forward(0.2)
+    del plane.engine.broken["start"]
+    await eventually(lambda: warm(plane))
