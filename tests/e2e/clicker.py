@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from tests.harness.page1 import Page
 
@@ -60,6 +60,12 @@ class Clicker:
     def _complain(self, what: str) -> None:
         self.complaints.append(f"{self.name}, sandbox {self.sandbox}, click {self.clicks + 1}: {what}")
 
+    def _check(self, status: int) -> None:
+        """503 says that somebody is away for a moment; any other error of the server's needs a sandbox that was killed,
+        also where asking again mends it."""
+        if status >= 500 and status != 503 and self.sandbox not in self._killed:
+            self._complain(f"status {status}, and nobody killed its sandbox")
+
     # -- opening -----------------------------------------------------------------------------------------------------
 
     async def _enter(self) -> None:
@@ -85,10 +91,12 @@ class Clicker:
     async def _app_page(self, path: str) -> str | None:
         try:
             answer = await self._http.get(path, headers=PAGE, follow_redirects=True)
+            self._check(answer.status_code)
             if answer.status_code == 200 and 'INSTANCE = "' in answer.text:
                 return answer.text
             if (await self._status()).get("state") in ("ended", "none"):
-                await self._http.get(f"/-/start?app={APP}&next={quote(path, safe='')}", headers=PAGE)
+                answer = await self._http.get(f"/-/start?app={APP}&next={quote(path, safe='')}", headers=PAGE)
+                self._check(answer.status_code)
         except httpx.HTTPError:
             pass
         return None
@@ -97,6 +105,7 @@ class Clicker:
         """What the platform says of the app; {} while nobody can."""
         try:
             answer = await self._http.get("/-/status", params={"app": APP})
+            self._check(answer.status_code)
             found: Frame = answer.json() if answer.status_code == 200 else {}
             return found
         except (httpx.HTTPError, json.JSONDecodeError):
@@ -131,6 +140,7 @@ class Clicker:
         body = {"instance": self._page.instance, "page": self._page.name, **message, "got": self._page.got}
         try:
             answer = await self._http.post(f"/{APP}/_post", json=body)
+            self._check(answer.status_code)
             said = answer.json()
         except (httpx.HTTPError, json.JSONDecodeError):
             return None
@@ -152,6 +162,8 @@ class Clicker:
                 frames.append(self._page.take(frame))
             else:
                 return frames
+        except InvalidStatus as error:
+            self._check(error.response.status_code)
         except (OSError, WebSocketException, TimeoutError):
             pass
         await self._drop()
