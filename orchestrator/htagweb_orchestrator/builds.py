@@ -22,10 +22,12 @@ ROUND_S = 1.0
 LOOK_S = 10.0  # how often the engine is asked what images it has, without a reason
 RETRY_S, RETRY_MOST_S = 2.0, 60.0  # after an engine that didn't answer, or refused
 MAX_LOGS = 200
+UNUSED_S = 24 * 3600.0  # how long an image is kept that nobody uses: an app may come back
 
 
 class Builds:
-    """`changed` is awaited after each piece of news, so that apps needn't wait for the next round of the catalogue."""
+    """`changed` is awaited after each piece of news, so that apps needn't wait for the next round of the catalogue.
+    `used` tells which images sandboxes run on, and will."""
 
     def __init__(
         self,
@@ -34,17 +36,22 @@ class Builds:
         images: AppImages,
         settings: Settings,
         changed: Callable[[], Awaitable[None]],
+        used: Callable[[], Collection[str]],
+        now: Callable[[], float] = time.monotonic,
         tally: Tally | None = None,
     ) -> None:
         self._maker = maker
         self._images = images
         self._settings = settings
         self._changed = changed
+        self._used = used
+        self._now = now
         self._tally = tally or Tally()
         self._wheels = Wheels(settings.wheels_dir)
         self._logs = settings.state_dir / "builds"
         self._look_at = 0.0
         self._wheels_state: int | None = None
+        self._unused: dict[str, float] = {}  # since when; a new orchestrator begins anew
 
     async def run(self) -> None:
         """For ever. An engine that doesn't answer is asked again."""
@@ -69,8 +76,9 @@ class Builds:
         if state != self._wheels_state:
             self._wheels_state = state
             self._images.retry()
-        if time.monotonic() >= self._look_at or self._images.unknown():
+        if self._now() >= self._look_at or self._images.unknown():
             await self._look()
+            await self._retire()
         while (wanted := self._images.next()) is not None:
             await self._make(wanted)
 
@@ -78,9 +86,20 @@ class Builds:
         base = await self._maker.look(self._settings.sandbox_image)
         own = {name: await problem_of(self._maker, name) for name in self._images.own}
         news = self._images.tell(base, await self._maker.made(), own)
-        self._look_at = time.monotonic() + LOOK_S
+        self._look_at = self._now() + LOOK_S
         if news:
             await self._changed()
+
+    async def _retire(self) -> None:
+        """Remove what nobody has used for UNUSED_S."""
+        now = self._now()
+        self._unused = {each.name: self._unused.get(each.name, now) for each in self.unwanted(self._used())}
+        if names := [name for name, since in self._unused.items() if now - since >= UNUSED_S]:
+            for name in names:
+                del self._unused[name]  # one that some container holds on to is tried again after as long
+            for name in await self._maker.remove(names):
+                log.info("image removed", extra={"image": name, "why": "unused"})
+            self._look_at = 0.0
 
     async def _make(self, wanted: PackageSet) -> None:
         began = time.monotonic()

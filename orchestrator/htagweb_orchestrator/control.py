@@ -139,7 +139,15 @@ class ControlPlane:
         self._maker = maker
         self._builds: Builds | None = None
         if images is not None and maker is not None:
-            self._builds = Builds(maker=maker, images=images, settings=settings, changed=self._scan, tally=self._tally)
+            self._builds = Builds(
+                maker=maker,
+                images=images,
+                settings=settings,
+                changed=self._scan,
+                used=self.images_in_use,
+                now=now,
+                tally=self._tally,
+            )
         self._hub = Hub()
         self._sign_ins.tell = self._hub.publish
         self._took_s: dict[AppName, deque[float]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from htagweb_orchestrator.app_images import AppImages, Chosen, Progress
 from htagweb_orchestrator.brings import Brings
-from htagweb_orchestrator.builds import Builds
+from htagweb_orchestrator.builds import UNUSED_S, Builds
 from htagweb_orchestrator.errors import EngineUnavailable, ImageNotFound
 from htagweb_orchestrator.image_maker import BuildFailed, ImageFacts, ImageOrder, MadeImage
 from htagweb_orchestrator.requirements import Needs
@@ -82,7 +83,16 @@ class Works:
         self.images = AppImages(instance="My_Instance", sandbox_image="sandbox")
         self.settings = Settings(state_dir=folder, wheels_dir=folder / "wheels", package_index="http://index/")
         self.wanted: dict[str, tuple[Needs, int, str]] = {}
-        self.builds = Builds(maker=self.maker, images=self.images, settings=self.settings, changed=self.scan)
+        self.later_s = 0.0
+        self.used = {"sandbox"}
+        self.builds = Builds(
+            maker=self.maker,
+            images=self.images,
+            settings=self.settings,
+            changed=self.scan,
+            used=lambda: self.used,
+            now=lambda: time.monotonic() + self.later_s,
+        )
 
     async def scan(self) -> None:
         for name in self.wanted:
@@ -186,6 +196,38 @@ async def test_one_that_was_removed_or_whose_base_changed_is_made_again(
     assert works.builds.unwanted({image}) == []
     assert [each.name for each in await works.builds.prune({"sandbox"})] == [image]
     assert set(works.maker.there) == {newer}
+
+
+async def test_one_that_nobody_uses_for_a_day_is_removed(works: Works, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("htagweb_orchestrator.builds.LOOK_S", 0.0)
+
+    async def looks() -> None:
+        """The engine is looked at from now on, once and once more."""
+        seen = works.maker.looks
+        await eventually(lambda: works.maker.looks >= seen + 2)
+
+    works.wanted = {"one": (TINY, 1, ""), "two": (Needs(lines=("two",)), 1, "")}
+    one, two = [(await works.comes(name)).image for name in ("one", "two")]
+    del works.wanted["one"]
+    await eventually(lambda: [each.name for each in works.builds.unwanted({"sandbox"})] == [one])
+    await looks()
+    works.later_s = UNUSED_S - 60
+    await looks()
+    assert set(works.maker.there) == {one, two}
+    works.used = {"sandbox", one}  # a sandbox of an older version
+    await looks()
+    works.later_s += UNUSED_S
+    await looks()
+    assert set(works.maker.there) == {one, two}
+    works.used = {"sandbox"}
+    await looks()
+    works.later_s += UNUSED_S - 60
+    await looks()
+    assert set(works.maker.there) == {one, two}  # the day began anew
+    works.later_s += 60
+    await eventually(lambda: set(works.maker.there) == {two})
+    works.wanted["one"] = (TINY, 1, "")
+    assert (await works.comes("one")).image == one
 
 
 async def test_an_engine_that_doesnt_answer_is_asked_again_and_no_set_fails_for_it(works: Works) -> None:
