@@ -142,7 +142,7 @@ KEYS = LIMIT_KEYS | {
     "header_name": Key("header_name", _FIELD, "the field with his full name"),
     "header_email": Key("header_email", _FIELD, "the field with his email address"),
     "header_groups": Key("header_groups", _FIELD, "the field with his groups, separated by commas"),
-    "home": Key("home", _APP_OR_EMPTY, "the app to serve at `/`, in place of the catalogue"),
+    "home": Key("home", _APP_OR_EMPTY, "the app that `/` leads to, in place of the catalogue"),
     "dev": Key("dev", FLAG, "show tracebacks in pages"),
     "accept_weak": Key("accept_weak", words(*PROMISES), "promises of the wall that this engine may break; see doctor"),
     "images": Key("images", IMAGES, "images of your own that apps may be given, by their key image"),
