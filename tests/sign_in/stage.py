@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -184,7 +185,8 @@ class Stage:
         """Serve the apps of ACCESS with these settings; ann (staff) and bob have accounts."""
         machine = self.machine
         machine.machine.next(*[Serving] * 100)
-        machine.apps |= {name: AppSettings(access=access) for name, access in ACCESS.items()}
+        for name, access in ACCESS.items():
+            machine.apps[name] = msgspec.structs.replace(machine.apps.get(name, AppSettings()), access=access)
         self.plane = await machine.open(**{"auth": "password", **values})
         self._open.push_async_callback(machine.close)
         hashed = await machine.passwords.hash(PASSWORD)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
 
+from htagweb_orchestrator.settings import AppSettings
 from tests.sign_in.stage import Person, Stage, place
 
 
@@ -119,3 +121,25 @@ async def test_a_one_time_link_signs_an_operator_in_by_a_click(closed_stage: Sta
     assert answer.status == 403
     assert b"You are not signed in" in answer.body
     assert (await second.page("/-/admin")).status in (303, 404)
+
+
+async def test_no_list_of_an_operators_tells_an_apps_secret(closed_stage: Stage) -> None:
+    stage, secret = closed_stage, "hush-6f1d0c"
+    folder = stage.machine.root / "secrets"
+    folder.mkdir()
+    (folder / "api-key").write_text(secret)
+    stage.machine.apps["clock"] = AppSettings(secrets=("api-key",))
+    await stage.open(secrets_dir=folder)
+    ann, token = await stage.person(), await bearer(stage)
+    await ann.follow("/clock/")
+    running = stage.plane.sandboxes()[0].id
+    sent = base64.b64encode(secret.encode()).decode()
+    assert any(sent in repr(made.harness.heard) for made in stage.machine.machine.containers.values())
+    for path in (
+        "sandboxes", f"sandboxes/{running}", f"logs/{running}", "apps", "pool", "data", "warnings", "users", "audit",
+        "metrics",
+    ):  # fmt: skip
+        answer = await stage.visitor().request("GET", f"/-/api/v1/{path}", token)
+        assert answer.status == 200, path
+        assert secret.encode() not in answer.body, path
+        assert sent.encode() not in answer.body, path
