@@ -298,15 +298,21 @@ ROWS: list[tuple[str, Callable[[Figures], list[float]], str]] = [
 ]
 
 
+def _shown(figure: float) -> str:
+    """Three digits that count, and no exponent."""
+    return f"{float(f'{figure:.3g}'):,g}"
+
+
 def _text(ours: Figures, theirs: Figures, rounds: int, load: float, our_versions: str, their_versions: str) -> str:
     rows = []
     for title, of, unit in ROWS:
         mine, other = statistics.median(of(ours)), statistics.median(of(theirs))
-        rows.append([title, f"{mine:.3g} {unit}", f"{other:.3g} {unit}", "ahead" if mine <= other else "**behind**"])
+        rows.append(
+            [title, f"{_shown(mine)} {unit}", f"{_shown(other)} {unit}", "ahead" if mine <= other else "**behind**"]
+        )
     came = rounds * ARRIVALS
-    refused = (
-        f"Of {came} who came five at a time, {theirs.refused} got an error from the original, {ours.refused} from ours."
-    )
+    errors = f"{theirs.refused} got an error from the original and {ours.refused} from this one"
+    refused = f"Of {came} who came five at a time, {errors}."
     return f"""
 Measured on {date.today()} by `make bench-package` ({rounds} rounds, the two in turn; medians). Machine: {machine()}.
 What else ran on it just before: a load of {load:.1f}. Server, users' processes and what measures share the cores. The
