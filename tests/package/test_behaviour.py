@@ -142,6 +142,20 @@ def test_a_session_is_the_routes_and_the_apps_and_outlives_the_process(write: Wr
     assert "visits 3, route says here" in str(again.click("visit"))
 
 
+@pytest.mark.parametrize(("size", "kept"), [(900, False), (2000, True)])
+def test_a_session_takes_as_much_as_session_size_says(write: Write, user: Start, size: int, kept: bool) -> None:
+    write("hello.py", HELLO.replace('self.session["visits"] = ', 'self.session["big"] = "x" * 1000; visits = '))
+    server = WebServer("hello:App", session_size=size)
+
+    async def show(request: Request) -> Response:
+        return JSONResponse(dict(request.session))
+
+    server.add_route("/show", show)
+    alice = user(server)
+    alice.open().send("visit")
+    assert ("big" in alice.get("/show").json()) is kept
+
+
 def test_a_route_that_stores_what_is_not_json_hears_of_it(user: Start) -> None:
     server = WebServer()
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, WebSocketRoute, async_playwright, expect
 
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.sites import Sites
@@ -108,6 +108,23 @@ async def test_a_click_is_answered_wherever_the_page_lies(serve: Run, page: Page
     await expect(page.locator("output")).to_have_text("3")  # the same instance
     assert bool(sockets) is (kind == "WebServerWS")
     assert all("/_/app-" in each for each in sockets)
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_where_websockets_dont_get_through_clicks_go_by_http(serve: Run, page: Page, generation: int) -> None:
+    home = await serve(generation)
+    refused: list[str] = []
+
+    async def refuse(route: WebSocketRoute) -> None:
+        refused.append(route.url)
+        await route.close(code=1011)
+
+    await page.route_web_socket("**/*", refuse)
+    await page.goto(f"{home}/?a=1")
+    for n in ("1", "2"):
+        await press(page)
+        await expect(page.locator("output")).to_have_text(n)
+    assert refused
 
 
 @pytest.mark.parametrize("generation", [1, 2])

@@ -90,6 +90,24 @@ def test_a_server_needs_the_core_dependencies_alone(write: Write, sites: Sites, 
     assert ran.stdout == "True\n", ran.stderr
 
 
+@pytest.mark.parametrize("generation", [1, 2])
+def test_the_oldest_starlette_that_it_takes_will_do(
+    write: Write, sites: Sites, tmp_path: Path, generation: int
+) -> None:
+    oldest = tmp_path / "oldest"
+    install = ["-m", "uv", "pip", "install", "--quiet", "--no-deps", "--target", str(oldest), "starlette==0.40.0"]
+    installed = subprocess.run([sys.executable, *install], capture_output=True, text=True, timeout=60)
+    if installed.returncode:
+        pytest.skip(f"no package index: {installed.stderr[-200:]}")
+    source = SERVES.partition("import re\n")[0] + (
+        "import starlette\n"
+        'with TestClient(WebServerWS("hello:App")) as client:\n'
+        '    print(starlette.__version__, "hello nobody" in client.get("/").text)\n'
+    )
+    ran = run(source, write("hello.py", HELLO).parent, oldest, sites.root / f"site-gen{generation}")
+    assert ran.stdout == "0.40.0 True\n", ran.stderr
+
+
 def test_where_windows_lacks_things_it_serves_over_loopback(write: Write, sites: Sites) -> None:
     folder = write("hello.py", HELLO).parent
     harness = (
