@@ -35,7 +35,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.down()
 
 
-@pytest.fixture(scope="package")  # its event loop runs for as long as it lives, and other packages have their own
+@pytest.fixture(scope="module")  # its event loop runs for as long as it lives, and other modules have their own
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(

@@ -37,19 +37,19 @@ def test_an_app_is_added_and_changed_while_all_runs(stack: Stack, visitor: Visit
     config = stack.folder / "htagweb.toml"
     before = config.read_text()
     (stack.folder / "secrets" / "api-key").write_text("hush-hush")
-    config.write_text(before + TABLE.format(title="Guests"))  # in place: the container has this very file mounted
+    config.write_text(before + TABLE.format(title="Guest book"))  # in place: the container has this very file mounted
     (stack.folder / "apps" / "guests.svg").write_text(SVG)
     (stack.folder / "apps" / "guests.py").write_text(APP)
     page = visitor()
     try:
-        until(lambda: "Guests" in stack.get("/")[2], within_s=3, what="the catalogue has it")
+        until(lambda: "Guest book" in stack.get("/")[2], within_s=3, what="the catalogue has it")
         page.goto("/guests/")
         expect(page.get_by_role("heading")).to_have_text("Visit 1, key of 9", timeout=15_000)
         page.goto("/")
-        row = page.locator("li", has=page.get_by_role("link", name="Guests", exact=True))
+        row = page.locator("li", has=page.get_by_role("link", name="Guest book", exact=True))
         expect(row.locator("img")).to_have_js_property("complete", True)
         assert row.locator("img").evaluate("(img) => img.naturalWidth") > 0
-        row.get_by_role("button", name="Stop Guests").click()
+        row.get_by_role("button", name="Stop Guest book").click()
         config.write_text(before + TABLE.format(title="Our guests"))
         until(lambda: "Our guests" in stack.get("/")[2], within_s=3, what="the new title")
         page.goto("/guests/")
