@@ -163,6 +163,7 @@ def load(file: Path) -> type:
     """The module's `App`. It is not `__main__` to itself, as in a sandbox."""
     sys.modules["htagweb"] = types.ModuleType("htagweb")
     sys.modules["htagweb"].WebServer = WebServer  # type: ignore[attr-defined]
+    sys.modules["htagweb"].user = lambda: None  # type: ignore[attr-defined]
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec
     assert spec.loader
