@@ -27,8 +27,8 @@ class ImageFacts:
 class ImageOrder:
     """What is to be made: `name`, from the image with the id `base`. `requirements` are lines for pip.
 
-    `index_url` is "" for none: then `wheels` is all there is. It may hold a password, so it stays out of everything
-    that is kept. `network` is "" for none.
+    `index_url` is "default" for pip's own, "" for none: then `wheels` is all there is. It may hold a password, so it
+    stays out of everything that is kept. `network` is "" for none.
     """
 
     name: str

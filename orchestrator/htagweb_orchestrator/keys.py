@@ -146,7 +146,9 @@ KEYS = LIMIT_KEYS | {
     "dev": Key("dev", FLAG, "show tracebacks in pages"),
     "accept_weak": Key("accept_weak", words(*PROMISES), "promises of the wall that this engine may break; see doctor"),
     "images": Key("images", IMAGES, "images of your own that apps may be given, by their key image"),
-    "package_index": Key("package_index", INDEX, "where apps' packages come from besides the folder wheels, or none"),
+    "package_index": Key(
+        "package_index", INDEX, "the index that apps' packages come from besides the folder wheels, or none"
+    ),
     "build_network": Key("build_network", _BUILD_NETWORK, "the engine's network on the way to it, or none"),
     "build_timeout_s": Key(
         "build_timeout", duration("10s", "1d"), "installing an app's packages has failed after this"

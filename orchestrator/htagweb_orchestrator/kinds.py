@@ -185,8 +185,8 @@ def _read_images(raw: object) -> tuple[str, ...]:
 def _read_index(raw: object) -> str:
     if raw in ("", "none"):
         return ""
-    if not isinstance(raw, str) or re.fullmatch(r"https?://[!-~]+", raw) is None:
-        raise Unexpected("expected the address of a package index such as https://pypi.org/simple, or none")
+    if not isinstance(raw, str) or re.fullmatch(r"https?://[!-~]+|default", raw) is None:
+        raise Unexpected("expected the address of a package index, default for pip's own, or none")
     return raw
 
 
@@ -245,7 +245,7 @@ FLAG = Kind(_read_flag, lambda value: str(value).lower(), {"type": "boolean"})
 NETWORKS = Kind(_read_networks, _show_list, _list_of({"type": "string"}))
 ORIGINS = Kind(_read_origins, _show_list, _list_of(_matching(_ORIGIN)))
 IMAGES = Kind(_read_images, _show_list, _list_of(_matching(IMAGE.pattern)))
-INDEX = Kind(_read_index, str, _matching("|none|https?://.+"))
+INDEX = Kind(_read_index, str, _matching("|none|default|https?://.+"))
 PUBLIC_URL = Kind(_read_public_url, str, _matching("|https?://[^/@]+/?"))
 VARIABLES = Kind(
     _read_variables,

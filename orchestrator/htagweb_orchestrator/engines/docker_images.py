@@ -293,7 +293,9 @@ def _give(client: Client, container: str, order: ImageOrder) -> None:
 
 def _index(address: str) -> str:
     """pip's options as lines of a file, which nobody else reads: the address may hold a password."""
-    options = [f"--index-url {address}", "--find-links /build/wheels", "--only-binary :all:"]
+    options = ["--find-links /build/wheels", "--only-binary :all:"]
+    if address != "default":  # else pip asks the one that it asks everywhere
+        options.append(f"--index-url {address}")
     url = urlsplit(address)
     if url.scheme == "http":  # the operator means it
         options.append(f"--trusted-host {url.netloc.rpartition('@')[2]}")
