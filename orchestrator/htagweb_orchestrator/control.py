@@ -10,8 +10,6 @@ import asyncio
 import logging
 import random
 import secrets
-import statistics
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ from .access import allows
 from .admission import Admission, network
 from .api import MOST_REFUSED
 from .app_images import AppImages
+from .arrivals import Arrivals
 from .audit import Audit, Event
 from .belongings import Belongings
 from .builds import Builds
@@ -32,18 +31,14 @@ from .engines.base import Advice, Engine
 from .errors import (
     AppNotFound,
     AppPreparing,
-    CapacityExceeded,
     Draining,
     EngineUnavailable,
     IsolationBroken,
     OrchestratorError,
-    StartFailed,
-    StartTimeout,
 )
 from .hub import Hub
 from .image_maker import ImageMaker
 from .kept import Kept
-from .line import WaitingLine
 from .links import Links
 from .model import (
     AppName,
@@ -59,7 +54,6 @@ from .model import (
     Seen,
     Snapshot,
     State,
-    Step,
     UserId,
 )
 from .output import OutputFiles
@@ -150,14 +144,12 @@ class ControlPlane:
             )
         self._hub = Hub()
         self._sign_ins.tell = self._hub.publish
-        self._took_s: dict[AppName, deque[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusal: OrchestratorError | None = EngineUnavailable("The server is starting. Try again in a moment.")
         self._opened_s = self._now()
         self._ticked_s = self._now()
         self._taken_over = False  # what ran under an earlier orchestrator is known
         self._made_room_s = self._opened_s
-        self._line = WaitingLine(room=self._has_room, held_up=self._held_up, now=now)
         self._endings = Endings(
             engine=engine,
             run=run,
@@ -236,7 +228,23 @@ class ControlPlane:
             room=self._admission.room_to_spare,
             now=now,
         )
-
+        self._arrivals = Arrivals(
+            registry=self._registry,
+            uids=self._uids,
+            catalogue=catalogue,
+            settings=settings,
+            admission=self._admission,
+            pool=self._pool,
+            starter=self._starter,
+            links=self._links,
+            endings=self._endings,
+            output=output,
+            tally=self._tally,
+            lease=self._new_lease,
+            publish=self._publish,
+            note=self._note,
+            now=now,
+        )
         self._trials: Trials | None = None
         if verdicts is not None and isinstance(catalogue, Catalogue):
             self._trials = Trials(
@@ -336,7 +344,7 @@ class ControlPlane:
         self._refusal = refusal
 
     async def close(self) -> None:
-        """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
+        """Stop serving. Arrivals in progress are undone; running sandboxes are left to the next orchestrator."""
         self._refusal = Draining("The server is restarting. Try again in a moment.")
         self._hub.close()
         starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
@@ -393,65 +401,14 @@ class ControlPlane:
             self._endings.end(sandbox, Ending.UPDATED)
             sandbox = None
         if sandbox is None:
-            sandbox = self._reserve(user, app, query, client)
+            if self._refusal is not None:
+                raise self._refusal
+            sandbox = self._arrivals.sandbox_for(user, app, query, client)
         if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
             # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
             await asyncio.wait({sandbox.start}, timeout=wait_s)
             sandbox = self._registry.live((user, app)) or sandbox
         return self._route(sandbox)
-
-    def _reserve(self, user: UserId, app: AppName, query: str, client: str) -> Sandbox:
-        """Look, admit and enter into the registry without an await in between: nobody else can pass the same limit."""
-        if self._refusal is not None:
-            raise self._refusal
-        published = self._catalogue.get(app)
-        now = self._now()
-        most = self._catalogue.said(app).max_per_user
-        self._admission.admit(user, client, now, of_user=self._registry.of_user(user), most=most)
-        lease = self._new_lease(published).replace(user=user, app=app, version=published.version, last_activity_s=now)
-        sandbox = Sandbox(lease)
-        if self._line.comes_before(sandbox) or self._held_up(sandbox) or self._is_full():
-            self._queue(sandbox)
-        elif (warm := self._pool.take(published)) is not None:
-            self._uids.give_back(lease.uid)
-            warm.lease = lease.replace(sandbox=warm.id, uid=warm.lease.uid)
-            sandbox = warm
-        elif not self._has_room(sandbox):
-            self._queue(sandbox)
-        self._registry.add(sandbox)
-        self._endings.explained(sandbox.key)
-        self._publish(sandbox)
-        sandbox.start = asyncio.create_task(self._start(sandbox, published, query), name=f"start {sandbox.error_id}")
-        if (turn := sandbox.turn) is not None:  # whoever is ended while he waits, even at once, leaves the line
-            sandbox.start.add_done_callback(lambda _: turn.cancel())
-        return sandbox
-
-    def _queue(self, sandbox: Sandbox) -> None:
-        try:
-            sandbox.turn = self._line.join(sandbox)
-        except CapacityExceeded:
-            self._uids.give_back(sandbox.lease.uid)
-            raise
-
-    def _is_full(self) -> bool:
-        """Are there as many users' sandboxes as the operator allows?"""
-        most = self._settings.max_sandboxes
-        return most > 0 and sum(sandbox not in self._line for sandbox in self._registry.all_live()) >= most
-
-    def _held_up(self, sandbox: Sandbox) -> bool:
-        """Are there as many of its app as the operator allows?"""
-        app = sandbox.lease.app
-        most = self._catalogue.said(app).max_sandboxes
-        live = self._registry.all_live()
-        return most > 0 and sum(other.lease.app == app and other not in self._line for other in live) >= most
-
-    def _has_room(self, sandbox: Sandbox) -> bool:
-        starting = [
-            other.lease.app
-            for other in self._registry
-            if other.state is State.STARTING and other is not sandbox and other not in self._line
-        ]
-        return not self._is_full() and self._admission.fits(sandbox.lease.app, starting)
 
     def _new_lease(self, published: PublishedApp) -> Lease:
         """Of a sandbox that fits this app and has no user yet."""
@@ -467,73 +424,6 @@ class ControlPlane:
             boot_id=self._boot_id,
             created_s=self._now(),
         )
-
-    async def _start(self, sandbox: Sandbox, published: PublishedApp, query: str) -> None:
-        facts = {"sandbox": sandbox.id, "app": sandbox.lease.app}
-        warm = sandbox.link is not None
-        kind = "loaded" if sandbox.loaded else "blank" if warm else "cold"
-        began_s, outcome = self._now(), "ended"
-        try:
-            if sandbox.turn is not None:
-                await sandbox.turn
-                began_s = self._now()
-            try:
-                await self._starter.start(sandbox, published, query=query, on_step=self._step)
-            except StartFailed:
-                if not warm or sandbox.answers:
-                    raise
-                sandbox, kind = self._replaced(sandbox), "cold"
-                await self._starter.start(sandbox, published, query=query, on_step=self._step)
-        except asyncio.CancelledError:
-            self._endings.end(sandbox, sandbox.ending or Ending.LOST, polite=False)
-            raise
-        except OrchestratorError as error:
-            outcome, why = error.reason, str(error.__cause__ or error)
-            log.warning("sandbox failed", extra={**facts, "reason": error.reason, "why": why})
-            if not isinstance(error, (StartFailed, StartTimeout)):
-                self._output.add(sandbox.id, f"{error}\n")
-            if self._settings.dev:
-                sandbox.traceback = (self._output.read(sandbox.id) or "")[-8000:]
-            # "could not be started" is what the page says anyway; a timeout or the engine's refusal says more.
-            self._endings.end(
-                sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False
-            )
-        except Exception:
-            outcome = OrchestratorError.reason
-            log.exception("sandbox failed", extra=facts)
-            self._endings.end(sandbox, Ending.FAILED, polite=False)
-        else:
-            if sandbox.ending is None:
-                outcome = "ready"
-                sandbox.state = State.READY
-                sandbox.lease = sandbox.lease.replace(steps_ms=sandbox.steps_ms)
-                took_s = self._now() - sandbox.lease.created_s
-                self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
-                self._step(sandbox, Step.READY)
-                if sandbox.link is None or sandbox.link.closed:  # it hung up with its last word
-                    self._links.make_again(sandbox)
-                self._note(Event.STARTED, sandbox.lease.user, app=sandbox.lease.app, sandbox=sandbox.id)
-                log.info("sandbox ready", extra={**facts, "took_s": round(took_s, 3), **sandbox.steps_ms})
-        finally:
-            self._tally.started(sandbox.lease.app, kind, outcome, self._now() - began_s)
-
-    def _replaced(self, sandbox: Sandbox) -> Sandbox:
-        """One of the warm pool had died unseen: its visitor gets a new one, and hears nothing of it."""
-        lease = sandbox.lease
-        fresh = Sandbox(
-            lease.replace(sandbox=SandboxId(secrets.token_hex(16)), uid=self._uids.take(), state="starting")
-        )
-        fresh.start, sandbox.start = sandbox.start, None
-        self._registry.retire(sandbox)
-        sandbox.lease = lease.replace(user=UserId(""))
-        self._endings.end(sandbox, Ending.SURPLUS, "it had died in the warm pool", polite=False)
-        self._registry.add(fresh)
-        return fresh
-
-    def _step(self, sandbox: Sandbox, step: Step) -> None:
-        sandbox.step = step
-        if sandbox.ending is None:
-            self._publish(sandbox)
 
     async def find(self, user: UserId, app: AppName) -> Route | None:
         sandbox = self._registry.live((user, app))
@@ -603,18 +493,13 @@ class ControlPlane:
         )
 
     def _route(self, sandbox: Sandbox) -> Route:
-        took = self._took_s.get(sandbox.lease.app)
-        expected_s = statistics.median(took) if took else None
-        expected_most_s = _at_most(took) if took and sandbox.state is State.STARTING else None
-        place = self._line.place(sandbox)
-        if place is not None:
-            expected_s = self._line.expected_s(place)
+        expected_s, expected_most_s = self._arrivals.expected_s(sandbox)
         return sandbox.route(
             self._now(),
             expected_s=expected_s,
             expected_most_s=expected_most_s,
             outdated=self.outdated(sandbox),
-            place=place,
+            place=self._arrivals.line.place(sandbox),
         )
 
     def _publish(self, sandbox: Sandbox) -> None:
@@ -640,9 +525,9 @@ class ControlPlane:
             self._endings.end(sandbox, why, said)
         self._pulse.round(now, passed_s)
         self._endings.forget_old()
-        for sandbox in self._line.gone():
+        for sandbox in self._arrivals.line.gone():
             self._endings.end(sandbox, Ending.VISITOR, "nobody waited for it any more", polite=False)
-        self._line.serve()
+        self._arrivals.line.serve()
         self._make_room(now)
 
     def _make_room(self, now: float) -> None:
@@ -733,7 +618,7 @@ class ControlPlane:
     @property
     def waiting(self) -> int:
         """How many wait in the line."""
-        return len(self._line)
+        return len(self._arrivals.line)
 
     @property
     def memory(self) -> tuple[int, int]:
@@ -787,10 +672,3 @@ class ControlPlane:
     async def end(self, sandboxes: Sequence[Sandbox], ending: Ending) -> None:
         """End all of these at once; returns when nothing is left of them."""
         await asyncio.gather(*(asyncio.shield(self._endings.end(sandbox, ending)) for sandbox in sandboxes))
-
-
-def _at_most(took_s: Sequence[float]) -> float:
-    """What one in twenty starts takes longer than."""
-    if len(took_s) == 1:
-        return took_s[0]
-    return statistics.quantiles(took_s, n=20, method="inclusive")[-1]

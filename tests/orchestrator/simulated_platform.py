@@ -43,11 +43,13 @@ class Plane(ControlPlane):
         super().__init__(**parts)
         self._world = world
         self._links.plane = self  # type: ignore[attr-defined]
+        self._line = self._arrivals.line
         self._let_in, self._line.serve = self._line.serve, self._watched_serve  # type: ignore[method-assign]
+        self._arrival, self._arrivals.sandbox_for = self._arrivals.sandbox_for, self._watched_arrival  # type: ignore[method-assign, assignment]
 
-    def _reserve(self, *asked: Any) -> Sandbox:
+    def _watched_arrival(self, *asked: Any) -> Sandbox:
         before = list(self._line._waiting)
-        sandbox = super()._reserve(*asked)
+        sandbox = self._arrival(*asked)
         if sandbox.turn is None:
             self._not_overtaken(sandbox, before)
         self._world.within_limits(self, sandbox)
@@ -64,7 +66,7 @@ class Plane(ControlPlane):
 
     def _not_overtaken(self, sandbox: Sandbox, waiting: list[Sandbox]) -> None:
         for other in waiting:
-            if other.lease.app == sandbox.lease.app or not self._held_up(other):
+            if other.lease.app == sandbox.lease.app or not self._arrivals.held_up(other):
                 self._world.violated(f"{sandbox.key} was let in before {other.key}, who came earlier")
 
 
@@ -203,7 +205,7 @@ class Platform:
 
     def within_limits(self, plane: Plane, sandbox: Sandbox) -> None:
         """Called where a number rises: all of the limits, counted anew."""
-        live = [each for each in plane._registry.all_live() if each not in plane._line]
+        live = [each for each in plane._registry.all_live() if each not in plane._arrivals.line]
         if len(live) > self.most:
             self.violated(f"{len(live)} sandboxes, {self.most} allowed")
         app = sandbox.lease.app

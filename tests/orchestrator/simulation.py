@@ -137,7 +137,7 @@ class World(Platform):
             "directories": plane._run.ids(),
             "sandboxes in the registry": plane.sandboxes(),
             "uids": plane._uids._taken,
-            "places in the line": plane._line._waiting,
+            "places in the line": plane._arrivals.line._waiting,
             "watches": plane._hub._watchers,
             "tasks": self._theirs(),
         }.items():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from htagweb_orchestrator.arrivals import Arrivals
 from htagweb_orchestrator.census import Census
-from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.line import WaitingLine
 from htagweb_orchestrator.model import Step
 from htagweb_orchestrator.registry import Key, Registry, Sandbox
@@ -56,7 +56,7 @@ def forgetful(self: Registry, key: Key) -> Sandbox | None:
 @pytest.mark.parametrize(
     ("part", "verb", "broken", "noticed"),
     [
-        (ControlPlane, "_is_full", lambda self: False, "sandboxes, 10 allowed"),
+        (Arrivals, "_is_full", lambda self: False, "sandboxes, 10 allowed"),
         (WaitingLine, "comes_before", lambda self, sandbox: False, "was let in before"),
         (Registry, "live", forgetful, "live sandboxes of"),
         (Census, "_explain", lambda self, directories, found: None, "nobody says why"),
