@@ -24,7 +24,7 @@ from random import Random
 from types import SimpleNamespace
 from unittest import mock
 
-from htagweb_orchestrator import control, pool, pulse, starter
+from htagweb_orchestrator import arrivals, control, pool, pulse, starter
 from htagweb_orchestrator.admission import GIB
 from htagweb_orchestrator.line import MOST
 from htagweb_orchestrator.model import UserId
@@ -165,6 +165,7 @@ class Unforeseen(logging.Handler):
 def _simulated(world: World) -> Iterator[None]:
     """No wire, coarser rounds (a day has many), and chance from the seed alone."""
     ids = Random(world.rng.random())
+    secrets = SimpleNamespace(token_hex=lambda size: ids.randbytes(size).hex())
     tick_s = 2.0 if world.users <= 1000 else 4.0
     with contextlib.ExitStack() as patches:
         for module, name, value in (
@@ -174,7 +175,8 @@ def _simulated(world: World) -> Iterator[None]:
             (control, "SCAN_S", 60.0),
             (pulse, "PING_S", 60.0),
             (control, "boot_id", lambda: world.boot),
-            (control, "secrets", SimpleNamespace(token_hex=lambda size: ids.randbytes(size).hex())),
+            (control, "secrets", secrets),
+            (arrivals, "secrets", secrets),
             # Few, so that one that is given out twice is noticed.
             (control, "UidAllocator", lambda: UidAllocator(20000, 20000 + 2 * world.most + MOST)),
             (pool, "ROUND_S", tick_s),
