@@ -46,12 +46,16 @@ def fellowship(ordinal: int) -> str:
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:  # of uvicorn's or hypercorn's
         pid = parent.pid
-    elif "gunicorn" in os.environ.get("SERVER_SOFTWARE", ""):
+    elif under_gunicorn():
         pid = os.getppid()
     else:
         return ""
     facts = json.dumps([pid, _began(pid), os.getcwd(), sys.prefix, ordinal])
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def under_gunicorn() -> bool:
+    return "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
 
 
 def _began(pid: int) -> str:

@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from .leaving import EventStreams, ended_soon
 from .source import Source, check, source_of
 from .workplace import HeadStart, Options, Workplace, entered
 
@@ -71,6 +72,7 @@ class WebServer(Starlette):
         self._workplace: Workplace | None = None
         self._ordinal = next(_ordinals)
         self._head_start: HeadStart | None = None
+        self._streams = EventStreams()
         if obj is not None:
             self.add_route("/", self._home)
 
@@ -146,7 +148,8 @@ class WebServer(Starlette):
         if cookie:
             send = _with_cookies(send, [(b"set-cookie", cookie.encode("latin-1"))])
         if path.startswith("/_/"):
-            answer = await gateway.below(dict(scope), receive, send, visitor)
+            with self._streams.following(send) as send:
+                answer = await gateway.below(dict(scope), receive, send, visitor)
             if answer is not None:
                 await _answer(answer, scope, receive, send)
             return
@@ -182,16 +185,17 @@ class WebServer(Starlette):
     @contextlib.asynccontextmanager
     async def _serving(self, app: Starlette) -> AsyncIterator[None]:
         sources = [self._source(self._obj)] if self._obj is not None else []
-        async with entered(self._ordinal, self._options, sources, self._head_start) as workplace:
-            if workplace.first:
-                print(SAID, file=sys.stderr, flush=True)
-            self._workplace = workplace
-            if opens := getattr(self.state, "opens", ""):
-                asyncio.get_running_loop().call_later(0.3, webbrowser.open, opens)
-            try:
-                yield
-            finally:
-                self._workplace = None
+        with ended_soon(self._streams):  # also while it starts
+            async with entered(self._ordinal, self._options, sources, self._head_start) as workplace:
+                if workplace.first:
+                    print(SAID, file=sys.stderr, flush=True)
+                self._workplace = workplace
+                if opens := getattr(self.state, "opens", ""):
+                    asyncio.get_running_loop().call_later(0.3, webbrowser.open, opens)
+                try:
+                    yield
+                finally:
+                    self._workplace = None
 
 
 class WebServerWS(WebServer):
