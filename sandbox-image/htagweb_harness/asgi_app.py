@@ -57,6 +57,8 @@ class AsgiApp:
             # Nothing could be put into a document that comes compressed.
             scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
         prefix = headers.get(b"x-forwarded-prefix", b"")  # none where the app has a host of its own
+        # Once only: some (NiceGUI) put the two together.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"x-forwarded-prefix"]
         scope["root_path"] = prefix.decode("latin-1")
         scope["path"] = scope["root_path"] + scope["path"]
         scope["raw_path"] = prefix + scope["raw_path"]

@@ -33,6 +33,7 @@ async def fragment(request):
 async def facts(request):
     return JSONResponse({
         "url": str(request.url), "own": str(request.url_for("facts")), "root": request.scope["root_path"],
+        "prefix": request.headers.get("x-forwarded-prefix"),
         "client": request.client.host if request.client else None, "greeting": request.state.greeting,
     })
 
@@ -102,6 +103,7 @@ async def test_it_knows_where_it_is_served_and_to_whom(other: Harness) -> None:
         "url": "https://apps.example/toy/facts",
         "own": "https://apps.example/toy/facts",
         "root": "/toy",
+        "prefix": None,
         "client": "192.0.2.7",
         "greeting": "hello",
     }
