@@ -9,11 +9,12 @@ from pathlib import Path
 
 import docker
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Page, expect
 
 from htagweb_orchestrator.promises import PROMISES
 from tests.attacks.gvisor import engine, runsc
 from tests.attacks.stage import Stage, eventually
+from tests.chromium import chromium, press, tab
 from tests.e2e.stack import REPOSITORY
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
@@ -50,19 +51,13 @@ async def test_every_check_holds(walled: Stage) -> None:
 
 
 async def test_the_main_job_is_done_in_a_kernel_of_its_own(walled: Stage) -> None:
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = await chromium.new_page(base_url=f"http://localhost:{walled.server.port}")
-        page.set_default_timeout(20_000)
+    async with chromium() as browser, tab(browser, base_url=f"http://localhost:{walled.server.port}") as page:
         for name in APPS:
             await page.goto(f"/{name}/")
             await page.locator("script[data-app]").wait_for(state="attached")
             await _use(page, name)
         await page.goto("/counter/")  # a reload keeps the state
         await expect(page.locator("output").first).to_have_text("1")
-        await chromium.close()
     runtimes = {walled.inspect(sandbox.id)["HostConfig"]["Runtime"] for sandbox in walled.control.sandboxes()}
     assert runtimes == {"runsc"}
 
@@ -72,7 +67,7 @@ async def _use(page: Page, name: str) -> None:
         case "hello":
             await expect(page.locator("body")).to_contain_text("hello world")
         case "counter" | "counter2":
-            await page.get_by_role("button", name="one more").click()
+            await press(page, "one more")
             await expect(page.locator("output").first).to_have_text("1")
         case "clock":
             shown = await page.locator("time").inner_text()

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, Route, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from htagweb_gateway.app import Gateway
 from htagweb_gateway.identity import Identity
 from htagweb_gateway.pages import Pages
 from htagweb_orchestrator.model import AppName, UserId
 from htagweb_orchestrator.settings import AppSettings
+from tests.chromium import CHROMIUM, chromium, tab
 from tests.gateway.scripted import Server, gateway
 from tests.orchestrator.stage import Stage, eventually
 from tests.test_pages import every_page
 
 AXE = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
     pytest.mark.asyncio(loop_scope="module"),
@@ -65,21 +64,15 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    async with chromium() as browser:
         yield browser
-        await browser.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, shop: Shop) -> AsyncIterator[Page]:
-    context = await browser.new_context()
-    await context.add_cookies([shop.cookie])
-    page = await context.new_page()
-    page.set_default_timeout(15_000)
-    expect.set_options(timeout=15_000)
-    yield page
-    await context.close()
+    async with tab(browser) as page:
+        await page.context.add_cookies([shop.cookie])
+        yield page
 
 
 async def complaints(page: Page, *rules: str) -> list[str]:

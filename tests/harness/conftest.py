@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -11,9 +11,8 @@ from tests.sites import Sites
 Boot = Callable[[int], Awaitable[Harness]]
 
 
-@pytest.fixture
-async def boot(sites: Sites) -> AsyncIterator[Boot]:
-    """Start a harness of a generation; the connection has said hello."""
+@asynccontextmanager
+async def booting(sites: Sites) -> AsyncIterator[Boot]:
     async with AsyncExitStack() as stack:
 
         async def boot(generation: int) -> Harness:
@@ -22,6 +21,13 @@ async def boot(sites: Sites) -> AsyncIterator[Boot]:
             await harness.link.hello()
             return harness
 
+        yield boot
+
+
+@pytest.fixture
+async def boot(sites: Sites) -> AsyncIterator[Boot]:
+    """Start a harness of a generation; the connection has said hello."""
+    async with booting(sites) as boot:
         yield boot
 
 

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
 
+from tests.chromium import CHROMIUM, chromium, press, tab
 from tests.harness.apps import COUNTER1, COUNTER2
-from tests.harness.conftest import Boot
+from tests.harness.conftest import Boot, booting
 from tests.harness.driver import Harness
 from tests.harness.test_asgi import APP as ASGI
 from tests.harness.test_generation1 import APP as APP1
 from tests.harness.test_generation2 import APP as APP2
 from tests.harness.way_in import WayIn
+from tests.sites import Sites
 
-DEADLINE_MS = 15_000
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+# One browser for all tests of a module, so one event loop as well.
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
-        page.set_default_timeout(DEADLINE_MS)
-        expect.set_options(timeout=DEADLINE_MS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    # A name that isn't localhost, and so no secure context over plain http.
+    async with chromium("--host-resolver-rules=MAP plain.test 127.0.0.1") as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    async with tab(browser) as page:
         yield page
-        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def boot(sites: Sites) -> AsyncIterator[Boot]:
+    async with booting(sites) as boot:
+        yield boot
 
 
 async def served(boot: Boot, generation: int, source: str, **load: Any) -> Harness:
@@ -42,7 +54,7 @@ async def served(boot: Boot, generation: int, source: str, **load: Any) -> Harne
     return harness
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def ways() -> AsyncIterator[AsyncExitStack]:
     async with AsyncExitStack() as stack:
         yield stack
@@ -54,10 +66,6 @@ async def way_to(harness: Harness, ways: AsyncExitStack, *, websockets: bool = T
     await way.open()
     ways.push_async_callback(way.break_down)
     return way
-
-
-async def press(page: Page, label: str) -> None:
-    await page.get_by_role("button", name=label, exact=True).click()
 
 
 @pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, nullcontext
 from importlib import resources
 
 import pytest
-from playwright.async_api import Browser, Page, Route, WebSocketRoute, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, WebSocketRoute, expect
 
+from tests.chromium import CHROMIUM, DRAWN, press, tab
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.harness.conftest import Boot
 from tests.harness.driver import DEADLINE_S, Harness
-from tests.harness.test_browser import CHROMIUM, DEADLINE_MS, press, served, way_to, ways
+from tests.harness.test_browser import boot, browser, page, served, way_to, ways
 from tests.harness.way_in import WayIn
 
-__all__ = ["ways"]  # a fixture
+__all__ = ["boot", "browser", "page", "ways"]  # fixtures
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 # Words that tell an app's page, what is typed into it and what it answers. None of them is in the script.
 TYPED, ANSWERED, SHOWN = "swordfish", "you-said", "parlour"
@@ -59,24 +62,6 @@ BOTH = pytest.mark.parametrize(("generation", "source"), [(1, COUNTER1), (2, COU
 EITHER_WAY = pytest.mark.parametrize("websockets", [True, False], ids=["websocket", "no websocket"])
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        # A name that isn't localhost, and so no secure context over plain http.
-        args = ["--no-sandbox", "--host-resolver-rules=MAP plain.test 127.0.0.1"]
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=args)
-        expect.set_options(timeout=DEADLINE_MS)
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def page(browser: Browser) -> Page:
-    page = await browser.new_page()
-    page.set_default_timeout(DEADLINE_MS)
-    return page
-
-
 async def sealed(boot: Boot, ways: AsyncExitStack, generation: int, source: str, **load: object) -> WayIn:
     return await way_to(await served(boot, generation, source, **{"parano": True, **load}), ways)
 
@@ -87,15 +72,11 @@ def readable(way: WayIn) -> bytes:
     return wire + b"".join(base64.b64decode(found[1]) for found in re.finditer(rb"data: ([\w+/=]+)\n", wire))
 
 
-async def drawn(page: Page, url: str, generation: int, talk: str = "ws") -> None:
-    """Open the page, and wait until nothing is put in place of what is typed into: the first frame of htag 2's streams
-    draws the whole body anew."""
-    if generation == 1 or talk == "http":
-        await page.goto(url)
-    else:
-        async with page.expect_console_message(lambda said: "payload updates" in said.text and "body-" in said.text):
-            await page.goto(url)
+async def drawn(page: Page, url: str) -> None:
+    """Open the page, and wait until nothing is put in place of what is typed into."""
+    await page.goto(url)
     await expect(page.get_by_role("heading", name=SHOWN)).to_be_visible()
+    await page.wait_for_function(DRAWN)
 
 
 # generation, source, what the page talks over
@@ -119,7 +100,7 @@ async def test_nothing_that_is_shown_or_typed_is_on_the_wire(
     if talk in ("sse", "http"):
         await page.context.add_cookies([{"name": "htag_mode", "value": talk, "url": way.url}])
     # Not the page of the claim, which was made when nobody knew of a cookie.
-    await drawn(page, f"{way.url}?a", generation, talk)
+    await drawn(page, f"{way.url}?a")
     for word in (TYPED, TYPED[::-1]):
         await page.locator("input").fill(word)
         await page.locator("input").press("Tab")
@@ -135,7 +116,7 @@ async def test_without_parano_all_of_it_is(
 ) -> None:
     """So that the test above looks where there is something to be seen."""
     way = await sealed(boot, ways, generation, source, parano=False)
-    await drawn(page, way.url, generation)
+    await drawn(page, way.url)
     await page.locator("input").fill(TYPED)
     await page.locator("input").press("Tab")
     await expect(page.locator("output")).to_have_text(f"{ANSWERED} {TYPED[::-1]}")
@@ -242,13 +223,12 @@ async def test_a_sealed_page_of_an_earlier_sandbox_loads_the_new_one(
 
 @BOTH
 async def test_several_tabs_and_one_that_is_loaded_again(
-    boot: Boot, ways: AsyncExitStack, browser: Browser, generation: int, source: str
+    boot: Boot, ways: AsyncExitStack, page: Page, generation: int, source: str
 ) -> None:
     way = await sealed(boot, ways, generation, source)
-    context = await browser.new_context()
-    one, other = await context.new_page(), await context.new_page()
-    for tab in (one, other):
-        await tab.goto(way.url)
+    one, other = page, await page.context.new_page()
+    for each in (one, other):
+        await each.goto(way.url)
     await press(one, "more")
     await expect(one.locator("output")).to_have_text("1")
     await other.reload()
@@ -380,9 +360,9 @@ async def test_over_plain_http_the_page_says_so_and_sends_nothing(boot: Boot, wa
 
 async def test_without_scripts_the_page_says_so(boot: Boot, ways: AsyncExitStack, browser: Browser) -> None:
     way = await sealed(boot, ways, 1, COUNTER1)
-    page = await (await browser.new_context(java_script_enabled=False)).new_page()
-    await page.goto(way.url)
-    await expect(page.get_by_role("heading", name="This app needs JavaScript")).to_be_visible()
+    async with tab(browser, java_script_enabled=False) as page:
+        await page.goto(way.url)
+        await expect(page.get_by_role("heading", name="This app needs JavaScript")).to_be_visible()
 
 
 async def test_a_page_cannot_talk_past_the_seal_by_accident(boot: Boot, ways: AsyncExitStack, page: Page) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -12,16 +11,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, WebSocketRoute, async_playwright, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
+from tests.chromium import CHROMIUM, chromium, press, tab
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.sites import Sites
 
 from .conftest import Write
 
-DEADLINE_MS = 20_000
-CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"), pytest.mark.timeout(90)]
+# One browser for all tests of the module, so one event loop as well.
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+    pytest.mark.timeout(90),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 SOURCES = {1: COUNTER1, 2: COUNTER2}
 
 SERVER = """
@@ -66,18 +70,19 @@ async def running(folder: Path, sites: Sites, generation: int) -> AsyncIterator[
         await server.wait()
 
 
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
-        page.set_default_timeout(DEADLINE_MS)
-        expect.set_options(timeout=DEADLINE_MS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    async with tab(browser) as page:
         yield page
-        await browser.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def serve(write: Write, sites: Sites) -> AsyncIterator[Callable[..., object]]:
     async with AsyncExitStack() as stack:
 
@@ -89,10 +94,6 @@ async def serve(write: Write, sites: Sites) -> AsyncIterator[Callable[..., objec
         yield serve
 
 
-async def press(page: Page) -> None:
-    await page.get_by_role("button", name="more", exact=True).click()
-
-
 @pytest.mark.parametrize("generation", [1, 2])
 @pytest.mark.parametrize("kind", ["WebServerWS", "WebServer"])
 async def test_a_click_is_answered_wherever_the_page_lies(serve: Run, page: Page, generation: int, kind: str) -> None:
@@ -101,10 +102,10 @@ async def test_a_click_is_answered_wherever_the_page_lies(serve: Run, page: Page
     home = await serve(generation, kind)
     await page.goto(f"{home}/?a=1")
     for n in ("1", "2"):
-        await press(page)
+        await press(page, "more")
         await expect(page.locator("output")).to_have_text(n)
     await page.goto(f"{home}/deep/page?a=1")
-    await press(page)
+    await press(page, "more")
     await expect(page.locator("output")).to_have_text("3")  # the same instance
     assert bool(sockets) is (kind == "WebServerWS")
     assert all("/_/app-" in each for each in sockets)
@@ -122,7 +123,7 @@ async def test_where_websockets_dont_get_through_clicks_go_by_http(serve: Run, p
     await page.route_web_socket("**/*", refuse)
     await page.goto(f"{home}/?a=1")
     for n in ("1", "2"):
-        await press(page)
+        await press(page, "more")
         await expect(page.locator("output")).to_have_text(n)
     assert refused
 
@@ -132,7 +133,7 @@ async def test_an_open_page_loads_itself_anew_when_its_file_changes(
     serve: Run, write: Write, page: Page, generation: int
 ) -> None:
     await page.goto(await serve(generation))
-    await press(page)
+    await press(page, "more")
     await expect(page.locator("output")).to_have_text("1")
     write("app.py", SOURCES[generation].replace('"more"', '"add"'))
     await expect(page.get_by_role("button", name="add", exact=True)).to_be_visible()
@@ -141,9 +142,9 @@ async def test_an_open_page_loads_itself_anew_when_its_file_changes(
 async def test_a_page_whose_process_ended_says_so_and_opens_again(serve: Run, page: Page) -> None:
     home = await serve(1, options="timeout_inactivity=1")
     await page.goto(f"{home}/?a=1")
-    await press(page)
+    await press(page, "more")
     await page.get_by_role("dialog").get_by_role("button").click()
-    await press(page)
+    await press(page, "more")
     await expect(page.locator("output")).to_have_text("1")
     assert page.url == f"{home}/?a=1"
 
@@ -152,5 +153,5 @@ async def test_a_page_whose_process_ended_says_so_and_opens_again(serve: Run, pa
 async def test_in_parano_mode_a_click_is_answered(serve: Run, page: Page, generation: int) -> None:
     home = await serve(generation, options="parano=True")
     await page.goto(f"{home}/deep/page?a=1")
-    await press(page)
+    await press(page, "more")
     await expect(page.locator("output")).to_have_text("1")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import sys
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 
+from tests.chromium import CHROMIUM, PATIENCE_MS, chromium, press, tab
 from tests.harness.apps import COUNTER1, COUNTER2
 from tests.sites import Sites
 
 from .conftest import Write
 
-CHROMIUM = shutil.which("chromium")
-DEADLINE_MS = 15_000
 PROGRAM = """
 {source}
 from htagweb import {server}
@@ -41,7 +39,7 @@ async def test_a_sealed_page_of_a_program_of_ones_own_works(
         sys.executable, file.name, cwd=file.parent, env={**os.environ, "PYTHONPATH": path}
     )
     try:
-        async with asyncio.timeout(DEADLINE_MS / 1000):
+        async with asyncio.timeout(PATIENCE_MS / 1000):
             while True:
                 try:
                     _, probe = await asyncio.open_connection("127.0.0.1", port)
@@ -50,17 +48,14 @@ async def test_a_sealed_page_of_a_program_of_ones_own_works(
                 except OSError:
                     assert program.returncode is None
                     await asyncio.sleep(0.05)
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = await browser.new_page()
+        async with chromium() as browser, tab(browser) as page:
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url))
             page.on("websocket", lambda websocket: asked.append(websocket.url))
             await page.goto(f"http://127.0.0.1:{port}/")
             for n in (1, 2):
-                await page.get_by_role("button", name="more").click(timeout=DEADLINE_MS)
-                await expect(page.locator("output")).to_have_text(str(n), timeout=DEADLINE_MS)
-            await browser.close()
+                await press(page, "more")
+                await expect(page.locator("output")).to_have_text(str(n))
         apps = [url for url in asked if "/_/app-" in url]
         assert len(apps) >= 3
         assert all("/_sealed" in url or url.endswith(".png") for url in apps), apps

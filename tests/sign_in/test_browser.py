@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from tests.chromium import CHROMIUM, PATIENCE_MS, chromium
 from tests.sign_in.provider import CLIENT, SECRET, provider
 from tests.sign_in.stage import PASSWORD, Stage, free_port
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
 PHONE = {"width": 375, "height": 720}
 # When the browser's own sockets close, below the page shim, which takes them in place of the page.
@@ -26,18 +27,13 @@ NOTE_CLICK = """document.addEventListener("click", () => { localStorage.clickedA
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    async with chromium() as browser:
         yield browser
-        await browser.close()
 
 
 async def arrive(browser: Browser, url: str) -> BrowserContext:
     context = await browser.new_context(base_url=url, viewport=PHONE, color_scheme="dark")  # type: ignore[arg-type]
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     return context
 
 
