@@ -289,7 +289,7 @@ def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pa
     ("error", "status", "retry"),
     [
         (errors.CapacityExceeded("Try again soon."), 503, "5"),
-        (errors.RateLimited("Too many starts within a minute."), 429, "10"),
+        (errors.RateLimited("Too many starts within a minute. Wait a minute, then try again."), 429, "60"),
         (errors.UserLimitReached("You have five apps open."), 429, "60"),
         (errors.EngineUnavailable("The engine does not answer."), 503, "5"),
         (errors.Draining("Try again in a moment."), 503, "10"),

@@ -16,7 +16,7 @@ from .endings import ending_words
 RETRY_AFTER_S = {
     "full": 5,
     "preparing": 5,
-    "rate-limit": 10,
+    "rate-limit": 60,  # as long as the starts of a minute count
     "user-limit": 60,  # one of his own may be put away as idle, or he ends it
     "start-timeout": 5,
     "engine": 5,
