@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from htagweb_orchestrator.errors import OrchestratorError
-from htagweb_orchestrator.model import AppCard, Person, Platform, Route, Step
+from htagweb_orchestrator.model import AppCard, Ending, Person, Platform, Route, Step
 
 from .app_rows import AppRows, Looks, said
-from .endings import duration, ending_words, line_words, progress, step_times, usual_words
+from .endings import duration, ending_words, line_words, progress, reached_app, step_times, usual_words
 from .problems import RETRY_AFTER_S, local, start_url
 
 _HERE = Path(__file__).parent
@@ -134,11 +134,21 @@ class Pages:
 
     def ended(self, card: AppCard, route: Route | None, *, target: str, dev: bool = False) -> Response:
         """What happened, what is lost and kept, and one button. None: nothing is known but that it isn't running. With
-        `dev` the route's traceback is shown, where there is one."""
+        `dev` the route's traceback is shown, where there is one, and what the server itself failed of."""
         headers = {"X-Htagweb": "none" if route is None else "ended"}
         start = start_url(card.name, target)
+        own = route is not None and route.ending is Ending.FAILED and not reached_app(route)
+        detail = "" if route is None or (own and not dev) else route.detail
         return self._page(
-            "ended.html", 503, headers, card=card, route=route, words=ending_words(route), start=start, dev=dev
+            "ended.html",
+            503,
+            headers,
+            card=card,
+            route=route,
+            words=ending_words(route),
+            detail=detail,
+            start=start,
+            dev=dev,
         )
 
     def limit(self, error: OrchestratorError, card: AppCard, *, longest_idle: AppCard | None, target: str) -> Response:
