@@ -193,7 +193,7 @@ def test_a_source_takes_no_longer_than_its_length(folder: Folder, lines: list[st
         (b"-" * 100_000 + b"1", "x.py"),
         (
             b"# /// script\n# dependencies = " + b"[" * 3000 + b"\n# ///\n" + HELLO.encode(),
-            "x.py: TOML that is nested too deep",
+            "x.py, line 1: TOML that is nested too deep",
         ),
         (b"# " + b"x" * MAX_SOURCE_BYTES, "x.py: a source file of more than 512k can't be published"),
         (b"", "x.py: no htag class in it"),

@@ -9,17 +9,19 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import toml
 from .access import PUBLIC
 from .keys import APP_KEYS, APP_LIMIT_KEYS, KEYS, LIMIT_KEYS, PLUMBING, Key
 from .kinds import DNS_LABEL, Unexpected
+from .toml import BadToml
 
 DEFAULT_FILE = Path("/etc/htagweb/htagweb.toml")
+MAX_CHARACTERS = 1024 * 1024
 OTHER_NAMES = frozenset(
     "HTAGWEB_" + name
     for name in "CONFIG BIND PORT CA_FILE YES LISTEN_HOST LISTEN_PORT METRICS_PORT WORKERS SERVERS".split()
@@ -88,16 +90,14 @@ class _Reader:
                 self._take(name, *fields[name], environ[name], values)
         return values
 
-    def file(self, toml: str, values: dict[str, Any]) -> None:
+    def file(self, text: str, values: dict[str, Any]) -> None:
         """Add what the file says to `values`, where the environment hasn't said it."""
         try:
-            found = tomllib.loads(toml)
-        except tomllib.TOMLDecodeError as error:
-            at = re.search(r" ?\(at line (\d+), column \d+\)$", str(error))
-            line = int(at[1]) if at else len(toml.splitlines())
-            self.problems.append(f"{self._file}:{line}: not TOML: {str(error)[: at.start()] if at else error}")
+            found = toml.read(text, most=MAX_CHARACTERS)
+        except BadToml as error:
+            self.problems.append(f"{self._file}:{error.line or 1}: {error}")
             return
-        self._lines = key_lines(toml)
+        self._lines = key_lines(text)
         apps = found.pop("apps", {})
         fields = {key.name: (field, key) for field, key in KEYS.items()}
         from_file: dict[str, Any] = {}
@@ -207,7 +207,7 @@ class _Reader:
         return f"{self._file}:{line}: {'.'.join(path)}"
 
 
-def key_lines(toml: str) -> dict[KeyPath, int]:
+def key_lines(text: str) -> dict[KeyPath, int]:
     """The line that each key of a valid TOML text is on, which tomllib doesn't tell.
 
     A statement is the fewest lines that are TOML by themselves. A table's header is one too, for the keys below it.
@@ -215,10 +215,12 @@ def key_lines(toml: str) -> dict[KeyPath, int]:
     lines: dict[KeyPath, int] = {}
     header: KeyPath = ()
     first, statement = 1, ""
-    for number, line in enumerate(toml.splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not statement:
             first = number
         statement += line + "\n"
+        if number > first and not any(end in line for end in ("]", '"""', "'''")):
+            continue  # one of several lines can't end here, and trying each takes the square of their number
         try:
             found = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:

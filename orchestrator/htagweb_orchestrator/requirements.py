@@ -4,7 +4,6 @@ pyproject.toml beside it. Nothing of it is run, and only names and versions are 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,12 +11,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
+from . import toml
 from .model import Struct
+from .toml import BadToml
 
 MAX_REQUIREMENTS = 200
 MAX_BYTES = 1024 * 1024  # of the file: reading it holds the interpreter's lock
 MAX_PARENTHESES = 20  # they are read by a function that calls itself
-MAX_TOML = 64 * 1024  # characters: tomllib takes the square of a dotted key's length
+MAX_TOML = 64 * 1024  # characters
 MAX_LENGTH = 500  # characters of one, its hashes left aside
 
 _HASH = re.compile(r"\s--hash[= ](sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})(?=\s|$)")
@@ -144,16 +145,10 @@ def _script(files: Mapping[str, bytes], main: str) -> dict[str, Any] | None:
 
 
 def _toml(path: str, text: str, above: int = 0) -> dict[str, Any]:
-    if len(text) > MAX_TOML:
-        raise BadRequirement(path, f"more than {MAX_TOML // 1024}k of TOML", above)
     try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise BadRequirement(path, "TOML that is nested too deep") from error
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        line = above + int(at[1]) if at else 0
-        raise BadRequirement(path, f"not TOML: {str(error)[: at.start()] if at else error}", line) from error
+        return toml.read(text, most=MAX_TOML)
+    except BadToml as error:
+        raise BadRequirement(path, str(error), above + error.line) from error
 
 
 def _strings(path: str, value: object) -> list[tuple[int, str]]:
