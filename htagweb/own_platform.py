@@ -23,7 +23,7 @@ from htagweb_orchestrator.settings import Settings
 
 from .own_apps import OwnApps
 from .source import Source
-from .workplace import MEMORY_BYTES, HeadStart, Options
+from .workplace import HeadStart, Options
 
 FOREVER_S = 10 * 365 * 86_400.0
 WARM_S = 3.0
@@ -40,7 +40,8 @@ def settings_of(options: Options, folder: Path) -> Settings:
         idle_timeout_s=options.idle_timeout_s or FOREVER_S,
         max_lifetime_s=FOREVER_S,
         interaction_timeout_s=options.interaction_timeout_s or FOREVER_S,
-        memory_bytes=MEMORY_BYTES,
+        memory_bytes=options.memory_bytes,
+        body_size_bytes=options.body_size,
         session_size_bytes=options.session_size,
         max_per_user=PER_USER,
         warm_min=1,

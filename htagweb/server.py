@@ -16,13 +16,16 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from htagweb_orchestrator.quantities import show_size, size_bytes
+
 from .leaving import EventStreams, ended_soon
 from .source import Source, check, source_of
-from .workplace import HeadStart, Options, Workplace, entered
+from .workplace import LEAST_MEMORY, MEMORY, HeadStart, Options, Workplace, entered
 
 SAID = "htagweb: each user's app runs in a process of its own, with your rights: that is no isolation boundary."
 
@@ -36,8 +39,10 @@ class WebServer(Starlette):
     `obj` is a Tag class, a module that has a class App, or a text: "module.App" or "module:App".
     `timeout_interaction` is how many seconds an init or a handler may take, blocking or not, before the user's process
     is ended, 0 for ever. `timeout_inactivity` is after how many seconds without anything done it is ended, 0 for never;
-    `timeout` is the name that it had once. With `debug` pages show tracebacks. `session_size` bounds a user's session
-    in bytes of JSON. `wss` is accepted and without effect: pages use the scheme that they came by.
+    `timeout` is the name that it had once. With `debug` pages show tracebacks. `session_size` bounds a user's session,
+    as JSON; `memory` what a user's process may allocate, on Linux, and `body_size` one request's body, 0 for no limit.
+    These are bytes, or texts such as "512m". `wss` is accepted and without effect: pages use the scheme that they came
+    by.
 
     Making one only remembers all this: a program may make it before it forks its workers.
     """
@@ -53,7 +58,9 @@ class WebServer(Starlette):
         http_only: bool | None = None,
         parano: bool = False,
         debug: bool = False,
-        session_size: int = 64 * 1024,
+        session_size: int | str = 64 * 1024,
+        body_size: int | str = 0,
+        memory: int | str = MEMORY,
         timeout_interaction: float = 60,
         timeout_inactivity: float = 0,
     ) -> None:
@@ -66,7 +73,9 @@ class WebServer(Starlette):
             idle_timeout_s=float(timeout_inactivity or timeout or 0),
             interaction_timeout_s=float(timeout_interaction),
             debug=debug,
-            session_size=session_size,
+            session_size=_bytes("session_size", session_size),
+            body_size=_bytes("body_size", body_size),
+            memory_bytes=_bytes("memory", memory, LEAST_MEMORY),
         )
         self._sources: dict[tuple[Any, ...], Source] = {}
         self._workplace: Workplace | None = None
@@ -81,7 +90,7 @@ class WebServer(Starlette):
     def run(self, host: str = "0.0.0.0", port: int = 8000, openBrowser: bool = False) -> None:
         """Serve until Ctrl-C. Raises SystemExit where the address can't be had."""
         if self._obj is not None:  # what is wrong with it is said before the server starts
-            self._head_start = HeadStart(self._source(self._obj).generation)
+            self._head_start = HeadStart(self._source(self._obj).generation, self._options)
         try:
             self._run(host, port, openBrowser)
         finally:
@@ -132,6 +141,7 @@ class WebServer(Starlette):
             raise RuntimeError(
                 "this server has not been started: its lifespan must run (with a TestClient, by a `with` block)"
             )
+        from htagweb_gateway.body_size import announced
         from htagweb_gateway.problems import local, problem_of_error
         from htagweb_orchestrator.errors import OrchestratorError
 
@@ -153,6 +163,12 @@ class WebServer(Starlette):
             if answer is not None:
                 await _answer(answer, scope, receive, send)
             return
+        most = self._options.body_size
+        if most and scope["type"] == "http":
+            if (announced(dict(scope)) or 0) > most:
+                await _answer(gateway.too_large(dict(scope), most), scope, receive, send)
+                return
+            receive = _bounded(receive, most)
         scope["htagweb.visiting"] = visitor
         session = _RouteSession(workplace, visitor.user)
         try:
@@ -221,7 +237,9 @@ class Runner(WebServerWS):
         timeout_inactivity: float = 0,
         *,
         session_factory: object = None,
-        session_size: int = 64 * 1024,
+        session_size: int | str = 64 * 1024,
+        body_size: int | str = 0,
+        memory: int | str = MEMORY,
     ) -> None:
         super().__init__(
             obj,
@@ -229,6 +247,8 @@ class Runner(WebServerWS):
             parano=parano,
             debug=debug,
             session_size=session_size,
+            body_size=body_size,
+            memory=memory,
             timeout_interaction=timeout_interaction,
             timeout_inactivity=timeout_inactivity,
         )
@@ -286,6 +306,31 @@ class _RouteSession:
             await send(message)
 
         return stored
+
+
+def _bytes(name: str, said: int | str, least: int = 0) -> int:
+    try:
+        size = size_bytes(str(said))
+    except ValueError:
+        raise ValueError(f"{name}={said!r}: give a number of bytes, or a text such as '512m'") from None
+    if 0 < size < least:
+        raise ValueError(f"{name}={said!r}: {show_size(least)} is the least that works, and 0 is no limit")
+    return size
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """For a route: Starlette makes the exception the answer."""
+    received = 0
+
+    async def counting() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise HTTPException(413, f"This server takes {most:,} bytes in one request, not more.")
+        return message
+
+    return counting
 
 
 def _encoded(data: Mapping[str, Any]) -> dict[str, str]:

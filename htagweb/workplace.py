@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from htagweb_orchestrator.model import AppCard
 
 READY_S = 15.0
-MEMORY_BYTES = 2 * 1024**3  # of one user's process: a limit against accidents, as there is none between users
+MEMORY = "2g"  # of one user's process: a limit against accidents, as there is none between users
+LEAST_MEMORY = 64 * 1024**2  # htag and what serves it have half of that
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,17 +31,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     interaction_timeout_s: float = 60.0
     debug: bool = False
     session_size: int = 64 * 1024
+    body_size: int = 0
+    memory_bytes: int = 0
 
 
 class HeadStart:
     """The first user's process, begun before all else: it boots while we import what its platform is made of."""
 
-    def __init__(self, generation: int) -> None:
+    def __init__(self, generation: int, options: Options) -> None:
         from htagweb_orchestrator import composition
 
         self.folder = Path(tempfile.mkdtemp(prefix="htagweb-"))
         self.engine = composition.process_engine(self.folder / "run")
-        self.engine.begin(generation, MEMORY_BYTES)
+        self.engine.begin(generation, options.memory_bytes)
 
     def abandon(self) -> None:
         """However far it came: nothing is left."""

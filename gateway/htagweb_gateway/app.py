@@ -163,7 +163,7 @@ class Gateway:
             return problem(foreign.status, "origin", foreign.message)
         most = self.routes.platform.body_size
         if most and (length := announced(scope)) is not None and length > most:
-            return self._too_large(scope, most)
+            return self.too_large(scope, most)
         forward = self._forward(edge, name, rest, query)
         route = self.routes.get(visitor.user, name)
         try:
@@ -195,7 +195,7 @@ class Gateway:
         except HeadTimeout:
             return self._slow(card, wants_page)
         except TooLarge:
-            return self._too_large(scope, most)
+            return self.too_large(scope, most)
         except (BadResponse, Ended) as error:
             log.info("bad response of a sandbox: %s", error, extra={"app": name})
             route = await self._loss(visitor.user, name, route)
@@ -457,7 +457,7 @@ class Gateway:
             return self.pages.error(504, "That takes too long", text)
         return problem(504, "timeout", text)
 
-    def _too_large(self, scope: Scope, most: int) -> Response:
+    def too_large(self, scope: Scope, most: int) -> Response:
         text = f"This server takes {most:,} bytes in one request, not more."
         if navigation({**scope, "method": "GET"}):  # a form that was sent off opens a page, too
             return self.pages.error(413, "That is too large", text)

@@ -66,9 +66,13 @@ class EmbeddedGateway(Gateway):
                 route = await self._leased(user, card, query.decode("latin-1"), edge)
                 if route.state is not State.READY:
                     break
-                if await self._relay_http(scope, receive, send, route, card, forward, visitor):
-                    return None
-                await self._loss(user, card.name, route)  # it died a moment ago: once more
+                try:
+                    if await self._relay_http(scope, receive, send, route, card, forward, visitor):
+                        return None
+                    await self._loss(user, card.name, route)  # it died a moment ago: once more
+                except (BadResponse, Ended):
+                    if await self._loss(user, card.name, route) is route:
+                        raise
             if route.state is State.ENDED:
                 return self.pages.ended(card, route, target=target, dev=self.dev(edge))
             return self.pages.waiting(card, route, target=target)

@@ -21,7 +21,7 @@ from .control import Control
 from .listening import Guard, listen
 from .loading import LoadFailed, one_line
 from .output import Output
-from .parent import end_with_parent, keep_to
+from .parent import OUT_OF_MEMORY, end_with_parent, keep_to, let_go
 from .sandbox import Sandbox
 from .serving import import_server, serve
 from .standin import finish_runners, install_runners
@@ -60,9 +60,10 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         loop.run_until_complete(serve(Guard(sandbox.front, secret) if secret else sandbox.front, app_socket))
-    except BaseException:
+    except BaseException as error:
+        full = isinstance(error, MemoryError) and let_go()
         traceback.print_exc()
-        sandbox.control.leave(1)
+        sandbox.control.leave(OUT_OF_MEMORY if full else 1)
     sandbox.control.leave(0)
 
 

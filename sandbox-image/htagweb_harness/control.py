@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from .frames import BadFrame, Inbox, decode, encode
 from .listening import introduced
 from .output import Output
+from .parent import OUT_OF_MEMORY, let_go
 
 FIRST_HELLO_S = 60.0  # an orchestrator that is alive says hello within milliseconds
 OUTPUT_EVERY_S = 0.05  # 20 output frames a second: far below what the orchestrator allows in all
@@ -150,6 +151,10 @@ class Control:
         while True:
             try:
                 self._turn()
+            except MemoryError:
+                if let_go():
+                    _exit(OUT_OF_MEMORY)
+                self._drop()
             except Exception:
                 self._output.add(traceback.format_exc().encode())
                 self._drop()

@@ -12,6 +12,8 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+OUT_OF_MEMORY = 137  # our exit code then; so a container ends that the kernel ended for it
+
 # The app may replace os._exit (and the harness does).
 _exit = os._exit
 
@@ -40,6 +42,9 @@ def _wait(lifeline: int) -> None:
     _exit(0)
 
 
+_limited = False
+
+
 def keep_to(memory_bytes: int) -> None:
     """Let what is allocated beyond this fail, where the OS can count it; 0 is no limit.
 
@@ -47,6 +52,7 @@ def keep_to(memory_bytes: int) -> None:
     up any reasonable limit. RLIMIT_DATA counts what can be written to. Not by RLIMIT_NPROC either: it counts all that
     the user runs on the machine.
     """
+    global _limited
     if resource is None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -54,3 +60,12 @@ def keep_to(memory_bytes: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         soft = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        _limited = True
+
+
+def let_go() -> bool:
+    """Lift that limit: the last words take memory too. False if there was none."""
+    if _limited:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    return _limited

@@ -29,6 +29,7 @@ from .generation2 import Generation2
 from .instance1 import App, InitFailed
 from .interactions import Interactions
 from .loading import MAX_TRACEBACK, Delivery, LoadFailed, import_entry, one_line, prepare, put_secrets
+from .parent import OUT_OF_MEMORY, let_go
 from .serving import Front
 from .session import Session
 from .stacks import where
@@ -267,7 +268,7 @@ class Sandbox:
         assert session is not None
         self._platform.profile = message.get("profile")
         session.begin(dict(message.get("session") or {}), self._platform.profile)
-        failures = Failures(self._app_dir, prints=self._generation == 1)
+        failures = Failures(self._app_dir, prints=self._generation == 1, on_memory=self._out_of_memory)
         try:
             query, prefix = str(message.get("query", "")), str(message.get("prefix", ""))
             app = await self._first_page(session, failures, query, prefix)
@@ -322,6 +323,12 @@ class Sandbox:
         )
         await app2.render_first(page_scope(query))
         return app2
+
+    def _out_of_memory(self) -> None:
+        """The app did not deal with an allocation that failed. In a container the kernel ends the process instead, and
+        at its claim an app that fails is ended anyhow."""
+        if self.stage == Stage.CLAIMED and let_go():
+            self.control.leave(OUT_OF_MEMORY)
 
     def _app_ends(self) -> None:
         """The app called `self.exit()`."""

@@ -94,6 +94,18 @@ class App(Tag.div):
             await self.said.update()
 """
 
+HUNGRY = """
+from htag import Tag
+
+class App(Tag.div):
+    def init(self):
+        self += Tag.button("eat", _onclick=self.bind.eat())
+
+    def eat(self):
+        self.much = bytearray(400 * 2**20)  # of which the system gives nothing before it is written to
+        self += "eaten"
+"""
+
 
 def test_the_query_reaches_init_and_another_one_makes_another_instance(write: Write, user: Start) -> None:
     write("hello.py", HELLO)
@@ -154,6 +166,58 @@ def test_a_session_takes_as_much_as_session_size_says(write: Write, user: Start,
     alice = user(server)
     alice.open().send("visit")
     assert ("big" in alice.get("/show").json()) is kept
+
+
+@pytest.mark.parametrize("memory", [600 * 2**20, "600m", 0])
+def test_a_process_may_allocate_what_memory_says(write: Write, user: Start, memory: int | str) -> None:
+    write("hungry.py", HUNGRY)
+    assert "eaten" in str(user(WebServer("hungry:App", memory=memory)).open().click("eat"))
+
+
+@pytest.mark.parametrize(
+    "meal", ["bytearray(400 * 2**20)", "[[n] for n in range(10_000_000)]"], ids=["at once", "bit by bit"]
+)
+def test_a_process_that_needs_more_than_its_memory_ends_and_that_is_said(write: Write, user: Start, meal: str) -> None:
+    write("hungry.py", HUNGRY.replace("bytearray(400 * 2**20)", meal))
+    alice = user(WebServer("hungry:App", memory="300m"))
+    tab = alice.open()
+    _until(lambda: tab.send("eat").status_code == 503)
+    assert tab.send("eat").json()["reason"] == "memory"
+    assert "eat" in alice.open().text  # and opens again
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("path", ["/upload", "app"])
+def test_a_body_may_have_as_many_bytes_as_body_size_says(write: Write, user: Start, path: str, chunked: bool) -> None:
+    write("hello.py", HELLO)
+    server = WebServer("hello:App", body_size="1k")
+
+    async def upload(request: Request) -> Response:
+        return JSONResponse(len(await request.body()))
+
+    server.add_route("/upload", upload, methods=["POST"])
+    alice = user(server)
+    tab = alice.open()
+    path = f"{tab.base}_post" if path == "app" else path
+
+    def sent(size: int) -> int:
+        body = b" " * size
+        status: int = alice.post(path, content=iter([body[:10], body[10:]]) if chunked else body).status_code
+        return status
+
+    assert sent(1024) != 413
+    assert sent(1025) == 413
+
+
+@pytest.mark.parametrize("name", ["memory", "body_size", "session_size"])
+def test_a_size_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}='much': give a number of bytes, or a text such as '512m'"):
+        WebServer("hello:App", **{name: "much"})  # type: ignore[arg-type]
+
+
+def test_less_memory_than_works_is_refused() -> None:
+    with pytest.raises(ValueError, match="memory='16m': 64m is the least that works"):
+        WebServer("hello:App", memory="16m")
 
 
 def test_a_route_that_stores_what_is_not_json_hears_of_it(user: Start) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from collections.abc import Callable
 
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
 from htagweb import WebServer, WebServerWS
 
@@ -73,6 +76,26 @@ def test_with_http_alone_no_socket_is_opened(write: Write, user: Start) -> None:
     headers = {**alice.headers, "x-htag-token": token[1]}
     answer = alice.client.post(f"{base[1]}event", json=event, headers=headers)
     assert "n is 1" in answer.text
+
+
+def test_a_process_that_needs_more_than_its_memory_ends_and_that_is_said(write: Write, user: Start) -> None:
+    write("app2.py", APP.replace("self.n += 1", "self.n = bytearray(400 * 2**20)"))
+    alice = user(WebServerWS("app2:App", memory="300m"))
+    page = alice.get("/").text
+    base, button = re.search(BASE, page), re.search(BUTTON, page)
+    assert base
+    assert button
+    with alice.websocket(f"{base[1]}ws") as socket:
+        socket.send_text(json.dumps({"id": button[1], "event": "click", "data": {"callback_id": "c1"}}))
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                socket.receive_text()
+    name = base[1].removeprefix("/_/").strip("/")
+    deadline = time.monotonic() + 15
+    while (ending := alice.get(f"/-/status?app={name}").json()["ending"]) is None:
+        assert time.monotonic() < deadline
+    assert ending == "memory"
+    assert re.search(BUTTON, alice.get("/").text)  # and opens again
 
 
 def test_the_first_generations_hello_world_is_shown(write: Write, user: Start) -> None:

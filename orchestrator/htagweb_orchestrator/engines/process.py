@@ -32,6 +32,8 @@ STOP_S = 10.0  # from SIGKILL to a process that is gone: longer than that only a
 # What dials a Unix socket without following a link takes Linux; elsewhere loopback serves, with a secret.
 BOOT_S = 10.0  # from a process's start until it listens
 AHEAD = "ahead"  # in place of an id, of a process that is begun before anybody needs it
+OUT_OF_MEMORY = 137  # the harness's exit code then; one that was killed has none of its own
+FULL = 0.75  # of its memory: what was killed with more than that in use had too little
 HAS_UNIX = hasattr(os, "O_PATH")
 LONGEST_RUN = 107 - len("/0123456789abcdef0123456789abcdef/s/control.sock-")  # unix(7): sun_path has 108 bytes
 
@@ -43,8 +45,8 @@ class _Process:
     secret: str
     began: float
     exit_code: int | None = None
+    out_of_memory: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
-    stopped: bool = False  # by us
 
 
 class ProcessEngine:
@@ -196,7 +198,10 @@ class ProcessEngine:
             with contextlib.suppress(ChildProcessError):
                 os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
                 _kill(popen.pid)
-        code = popen.wait()
+        code, most_bytes = _reaped(popen)
+        # Where nothing at all is left, C code that took an allocation for granted is broken off.
+        full = code < 0 and most_bytes > FULL * process.spec.memory_bytes > 0
+        process.out_of_memory = code == OUT_OF_MEMORY or full
         if popen.stdin is not None:
             popen.stdin.close()
         with contextlib.suppress(RuntimeError):  # the loop was closed
@@ -206,7 +211,9 @@ class ProcessEngine:
         process.exit_code = exit_code
         process.gone.set()
         for listener in self._listeners:
-            listener.put_nowait(Died(sandbox_id=process.spec.sandbox_id, exit_code=exit_code))
+            listener.put_nowait(
+                Died(sandbox_id=process.spec.sandbox_id, exit_code=exit_code, out_of_memory=process.out_of_memory)
+            )
 
     def address(self, spec: SandboxSpec) -> Address:
         return self._door(spec, "app")
@@ -248,6 +255,7 @@ class ProcessEngine:
                 uid=each.spec.uid,
                 image=each.spec.image,
                 exit_code=each.exit_code,
+                out_of_memory=each.out_of_memory,
             )
             for each in self._processes.values()
         ]
@@ -302,6 +310,16 @@ class ProcessEngine:
                 for process in list(self._processes.values()):
                     await process.gone.wait()
         self._processes.clear()
+
+
+def _reaped(popen: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """Its exit code, and how much memory it had at most, as far as that is known."""
+    if sys.platform == "linux":  # nowhere else there is a limit
+        with contextlib.suppress(ChildProcessError):
+            _, status, use = os.wait4(popen.pid, 0)
+            popen.returncode = os.waitstatus_to_exitcode(status)
+            return popen.returncode, use.ru_maxrss * 1024
+    return popen.wait(), 0
 
 
 def _undo(process: _Process) -> None:
