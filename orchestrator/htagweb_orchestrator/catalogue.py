@@ -28,7 +28,7 @@ from .verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
-HOLD_S = 1.0  # how long a version that replaces a good one waits for its trial
+HOLD_S = 0.6  # how long a version that replaces a good one waits for its trial; changes count within two seconds
 UNSETTLED_NS = 2_000_000_000
 """A file this young is read again: on a file system with coarse times a second write leaves no trace in them."""
 
@@ -109,6 +109,7 @@ class Catalogue:
         verdicts: Verdicts | None = None,
         config: ConfigFile | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without `images`, every app runs on the sandbox image. Without `verdicts`, no version is tried out. With
         `config`, changes of the file count while it runs."""
@@ -119,6 +120,7 @@ class Catalogue:
         self._snapshots = Snapshots(settings.state_dir / "snapshots")
         self._secrets = SecretFiles(settings.secrets_dir, settings.state_dir)
         self._wall_ns = wall_ns
+        self._now = now
         self._entries: dict[str, _Entry] = {}
         self._cards: tuple[AppCard, ...] = ()
         self._kept: frozenset[str] = frozenset()
@@ -305,11 +307,11 @@ class Catalogue:
         because there is nothing else to serve, and whoever opens it finds out the same."""
         good = self._fit(old.good if old else None)
         is_same = old is not None and old.since_s and old.coming and old.coming.tried == new.tried
-        since_s = old.since_s if old and is_same else time.monotonic()
+        since_s = old.since_s if old and is_same else self._now()
         said = self._verdicts.of(new.tried) if self._verdicts else None
         if said == "":
             good = new
-        holds = good is not None and (said or (said is None and time.monotonic() - since_s < HOLD_S))
+        holds = good is not None and (said or (said is None and self._now() - since_s < HOLD_S))
         return replace(entry, published=good if holds else new, problem=said or "", since_s=since_s, good=good)
 
     def _publish(self, app: Found, secrets: tuple[object, ...]) -> _Entry:
