@@ -81,6 +81,10 @@ class Admin:
     def prune(self, *, yes: bool) -> list[Row]:
         return self._rows(self._call("POST", "/v1/prune", {"yes": yes}))
 
+    def drain(self, *, on: bool) -> Row:
+        """Whether nobody new is let in, and how many visitors' sandboxes there are still."""
+        return dict(self._json(self._call("POST", "/v1/drain", {"on": on})))
+
     def pool(self) -> list[Row]:
         return self._rows(self._call("GET", "/v1/pool"))
 

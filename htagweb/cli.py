@@ -144,6 +144,27 @@ def reap(
 
 
 @app.command()
+def drain(
+    off: Annotated[bool, typer.Option("--off", help="Let visitors in again.")] = False, as_json: AsJson = False
+) -> None:
+    """Let nobody new in, and show whose sandboxes run still. They go on until they end by themselves."""
+    with orchestrator() as admin:
+        found = admin.drain(on=not off)
+        rows = [row for row in admin.sandboxes() if row.get("user") and row.get("state") != "ended"]
+    if as_json:
+        print_json(found)
+        return
+    if rows:
+        _print_sandboxes(rows)
+    if off:
+        say("Visitors are let in again.")
+    else:
+        own = "itself" if len(rows) == 1 else "themselves"
+        still = f"{_count(rows)} still to end by {own}" if rows else "No visitor has a sandbox any more"
+        say(f"Nobody new is let in. {still}. htagweb drain --off ends that, and so does a restart.")
+
+
+@app.command()
 def pool(as_json: AsJson = False) -> None:
     """Sandboxes that wait for a visitor: of each kind, how many are wanted and ready."""
     with orchestrator() as admin:

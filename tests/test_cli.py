@@ -67,6 +67,7 @@ class Orchestrator:
         self.built: list[str] = []
         self.images: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.draining = False
         self.data: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
         self.logs = "Traceback\n\x1b[2Jboom"
@@ -84,6 +85,7 @@ class Orchestrator:
             Route("/v1/apps/{name}/build", self._build, methods=["POST"]),
             Route("/v1/prune", self._prune, methods=["POST"]),
             Route("/v1/warnings", lambda request: JSONResponse(self.warnings)),
+            Route("/v1/drain", self._drain, methods=["POST"]),
             Route("/v1/data", lambda request: JSONResponse(self.data)),
             Route("/v1/data/remove", self._remove_data, methods=["POST"]),
             Route("/v1/doctor", lambda request: JSONResponse(self.checks), methods=["POST"]),
@@ -95,6 +97,10 @@ class Orchestrator:
             return self.refusal
         self.built.append(request.path_params["name"])
         return Response(status_code=204)
+
+    async def _drain(self, request: Request) -> Response:
+        self.draining = (await request.json())["on"]
+        return JSONResponse({"draining": self.draining, "running": 4, "waiting": 0})
 
     async def _prune(self, request: Request) -> Response:
         really = (await request.json())["yes"]
@@ -341,6 +347,26 @@ def test_an_accepted_weakness_is_told_with_every_list(orchestrator: Orchestrator
 
 def check(name: str, result: str, **more: str) -> dict[str, str]:
     return {"check": name, "runtime": "runc", "result": result, "found": "seen", "advice": ""} | more
+
+
+def test_drain_lets_nobody_in_and_shows_what_runs_still(orchestrator: Orchestrator) -> None:
+    orchestrator.rows.append(row("e", "", "", None, state="warm"))
+    result = run("drain", admin_dir=orchestrator.admin_dir)
+    assert (result.exit_code, orchestrator.draining) == (0, True)
+    assert [line.split()[0][:1] for line in result.stdout.splitlines()[1:]] == ["a", "b", "c", "d"]
+    assert "4 sandboxes still to end" in result.stderr
+    assert json.loads(run("drain", "--json", admin_dir=orchestrator.admin_dir).stdout) == {
+        "draining": True,
+        "running": 4,
+        "waiting": 0,
+    }
+
+
+def test_drain_off_lets_visitors_in_again(orchestrator: Orchestrator) -> None:
+    run("drain", admin_dir=orchestrator.admin_dir)
+    result = run("drain", "--off", admin_dir=orchestrator.admin_dir)
+    assert (result.exit_code, orchestrator.draining) == (0, False)
+    assert "let in again" in result.stderr
 
 
 def test_doctor_shows_each_check_and_counts_what_holds(orchestrator: Orchestrator) -> None:

@@ -309,7 +309,7 @@ def test_a_start_that_failed_in_the_app_says_so(pages: Pages) -> None:
         (errors.RateLimited("Too many starts within a minute. Wait a minute, then try again."), 429, "60"),
         (errors.UserLimitReached("You have five apps open."), 429, "60"),
         (errors.EngineUnavailable("The engine does not answer."), 503, "5"),
-        (errors.Draining("Try again in a moment."), 503, "10"),
+        (errors.Draining("Try again in a minute."), 503, "60"),
         (errors.StartTimeout("It was not ready in time."), 504, "5"),
         (errors.OrchestratorUnavailable("Nobody answers."), 503, "2"),
         (errors.StartFailed("It failed.", error_id="c0ffee123456"), 502, None),

@@ -84,7 +84,7 @@ class OperatorSite:
         pages = self._gateway.pages
         if not navigation(request.scope):
             return problem(404, "not-found", "There is nothing here.")
-        paths = ("/v1/sandboxes", "/v1/apps", "/v1/users", f"/v1/audit?most={ENTRIES}")
+        paths = ("/v1/sandboxes", "/v1/apps", "/v1/users", f"/v1/audit?most={ENTRIES}", "/v1/drain")
         try:
             answers = await asyncio.gather(*(self._ask(request, edge, visitors, "GET", path) for path in paths))
         except NotAnOperator:
@@ -95,8 +95,10 @@ class OperatorSite:
             return await self._text(request, edge, visitors, ident, f"/v1/logs/{quote(ident, safe='')}")
         if name := request.query_params.get("build"):
             return await self._text(request, edge, visitors, name, f"/v1/apps/{quote(name, safe='')}/log")
-        sandboxes, apps, users, entries = (_rows(answer) for answer in answers)
-        return pages.admin(sandboxes, apps, users, entries, most=SHOWN)
+        *listed, drain = answers
+        sandboxes, apps, users, entries = map(_rows, listed)
+        draining = drain.status == 200 and msgspec.json.decode(drain.body, type=dict[str, Any])["draining"]
+        return pages.admin(sandboxes, apps, users, entries, most=SHOWN, draining=draining)
 
     async def _text(self, request: Request, edge: Edge, visitors: SessionVerbs, ident: str, path: str) -> Response:
         """What an app wrote, or what was said while its packages were installed."""
@@ -123,6 +125,8 @@ class OperatorSite:
                 call, body = "/v1/reap", msgspec.json.encode({"ids": [sandbox]})
             elif app := form.get("build"):
                 call, body = f"/v1/apps/{quote(app, safe='')}/build", b""
+            elif form.get("drain") == "off":
+                call, body = "/v1/drain", msgspec.json.encode({"on": False})
             elif name := form.get("sign_out"):
                 call, body = f"/v1/users/{quote(name, safe='')}/sign-out", b""
             else:

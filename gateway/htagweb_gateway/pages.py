@@ -222,9 +222,19 @@ class Pages:
         entries: Sequence[Mapping[str, Any]],
         *,
         most: int,
+        draining: bool = False,
     ) -> Response:
         """The operators' page, of rows that docs/operators.md describes. `most` of each kind are shown."""
-        return self._page("admin.html", 200, sandboxes=sandboxes, apps=apps, users=users, entries=entries, most=most)
+        return self._page(
+            "admin.html",
+            200,
+            sandboxes=sandboxes,
+            apps=apps,
+            users=users,
+            entries=entries,
+            draining=draining,
+            most=most,
+        )
 
     def logs(self, ident: str, text: str) -> Response:
         return self._page("logs.html", 200, ident=ident, text=text)
@@ -300,7 +310,7 @@ _REFUSALS = {
     "no-image": "This server isn't set up completely",
     "engine": "No new apps can start right now",
     "isolation": "This app was not started",
-    "draining": "This server is about to restart",
+    "draining": "No new apps can start right now",
     "orchestrator": "No new apps can start right now",
 }
 # What these errors say is for whoever runs the server, and he has it in the log.

@@ -20,7 +20,7 @@ RETRY_AFTER_S = {
     "user-limit": 60,  # one of his own may be put away as idle, or he ends it
     "start-timeout": 5,
     "engine": 5,
-    "draining": 10,
+    "draining": 60,
     "orchestrator": 2,
 }
 

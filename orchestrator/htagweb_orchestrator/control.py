@@ -146,6 +146,7 @@ class ControlPlane:
         self._sign_ins.tell = self._hub.publish
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusal: OrchestratorError | None = EngineUnavailable("The server is starting. Try again in a moment.")
+        self.draining = False  # nothing new is started; not remembered by the next orchestrator
         self._opened_s = self._now()
         self._ticked_s = self._now()
         self._taken_over = False  # what ran under an earlier orchestrator is known
@@ -225,7 +226,7 @@ class ControlPlane:
             endings=self._endings,
             catalogue=catalogue,
             lease=self._new_lease,
-            room=self._admission.room_to_spare,
+            room=self._room_to_warm,
             now=now,
         )
         self._arrivals = Arrivals(
@@ -255,7 +256,7 @@ class ControlPlane:
                 catalogue=catalogue,
                 pool=self._pool,
                 lease=self._new_lease,
-                room=self._admission.room_to_spare,
+                room=self._room_to_warm,
                 changed=self._scan,
                 now=now,
             )
@@ -345,7 +346,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """Stop serving. Arrivals in progress are undone; running sandboxes are left to the next orchestrator."""
-        self._refusal = Draining("The server is restarting. Try again in a moment.")
+        self._refusal = Draining("The server is restarting. Try again in a minute.")
         self._hub.close()
         starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
         for task in (*self._tasks, *starts):
@@ -403,6 +404,8 @@ class ControlPlane:
         if sandbox is None:
             if self._refusal is not None:
                 raise self._refusal
+            if self.draining:
+                raise Draining("Apps that are open go on, but no new ones start for now. Try again in a while.")
             sandbox = self._arrivals.sandbox_for(user, app, query, client)
         if sandbox.state is State.STARTING and sandbox.start is not None and wait_s > 0:
             # wait() leaves the start alone when its caller leaves: another tab may be waiting too.
@@ -498,7 +501,7 @@ class ControlPlane:
             self._now(),
             expected_s=expected_s,
             expected_most_s=expected_most_s,
-            outdated=self.outdated(sandbox),
+            outdated=self.outdated(sandbox) and not self.draining,  # whoever went for the new one would get none
             place=self._arrivals.line.place(sandbox),
         )
 
@@ -542,6 +545,10 @@ class ControlPlane:
             self._made_room_s = now
             longest = max(idle, key=lambda sandbox: sandbox.lease.idle_s(now))
             self._endings.end(longest, Ending.FULL, "the server ran short of memory")
+
+    def _room_to_warm(self, more: int) -> bool:
+        """May so many more be started that nobody asked for?"""
+        return not self.draining and self._admission.room_to_spare(more)
 
     async def _measure(self) -> None:
         """What sandboxes use, for the reservations of the next starts."""
@@ -613,7 +620,18 @@ class ControlPlane:
 
     @property
     def ready(self) -> bool:
-        return self._refusal is None
+        return self._refusal is None and not self.draining
+
+    def drain(self, on: bool) -> None:
+        """Refuse the new and finish the old, those who wait in the line included; or take visitors in again."""
+        if on == self.draining:
+            return
+        self.draining = on
+        live = list(self._registry.all_live())
+        log.info("draining" if on else "not draining any more", extra={"sandboxes": len(live)})
+        for sandbox in live:
+            if self.outdated(sandbox):
+                self._publish(sandbox)
 
     @property
     def waiting(self) -> int:

@@ -47,8 +47,18 @@ class Operators:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """Promises that the engine breaks, and that the operator accepts; a configuration that isn't used."""
-        return (*self._control.warnings, *self._catalogue.problems)
+        """Promises that the engine breaks, and that the operator accepts; a configuration that isn't used; draining."""
+        draining = ("draining: nobody new is let in (htagweb drain --off ends that)",) if self._control.draining else ()
+        return (*draining, *self._control.warnings, *self._catalogue.problems)
+
+    def drained(self) -> Row:
+        """Is nobody new let in, and how many visitors' sandboxes are there still?"""
+        live = [sandbox for sandbox in self._control.sandboxes() if sandbox.lease.user and sandbox.ending is None]
+        return {"draining": self._control.draining, "running": len(live), "waiting": self._control.waiting}
+
+    def drain(self, on: bool) -> Row:
+        self._control.drain(on)
+        return self.drained()
 
     async def doctor(self) -> list[Row]:
         """Whether the engine keeps sandboxes in, tried anew, and what else is worth knowing of it."""

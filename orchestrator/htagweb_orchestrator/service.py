@@ -76,6 +76,10 @@ class ReapRequest(Struct, frozen=True):
     ending: Literal["operator", "updated"] = "operator"
 
 
+class DrainRequest(Struct, frozen=True):
+    on: bool = True
+
+
 class DataRequest(Struct, frozen=True):
     """None: of every user, of every app."""
 
@@ -210,6 +214,14 @@ def operator_api(
         asked = await read_body(request, PruneRequest)
         return json_answer(await operators.prune(really=asked.yes))
 
+    async def drained(request: Request) -> Response:
+        return json_answer(operators.drained())
+
+    async def drain(request: Request) -> Response:
+        asked = await read_body(request, DrainRequest)
+        request.state.about = "on" if asked.on else "off"
+        return json_answer(operators.drain(asked.on))
+
     async def pool(request: Request) -> Response:
         return json_answer(operators.pool())
 
@@ -239,6 +251,8 @@ def operator_api(
             HttpRoute("/v1/apps/{name}/log", build_log),
             HttpRoute("/v1/apps/{name}/build", build, methods=["POST"]),
             HttpRoute("/v1/prune", prune, methods=["POST"]),
+            HttpRoute("/v1/drain", drained, methods=["GET"]),
+            HttpRoute("/v1/drain", drain, methods=["POST"]),
             HttpRoute("/v1/pool", pool),
             HttpRoute("/v1/data", data),
             HttpRoute("/v1/data/remove", remove_data, methods=["POST"]),

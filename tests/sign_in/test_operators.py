@@ -75,6 +75,20 @@ async def test_the_page_shows_what_runs_and_ends_it(stage: Stage) -> None:
     assert (await root.form("/-/admin", end=running)).status == 303  # gone already
 
 
+async def test_the_page_says_that_the_server_drains_and_ends_that(stage: Stage) -> None:
+    root = await stage.person("root")
+    assert b"Draining" not in (await root.page("/-/admin")).body
+    program, token = stage.visitor(), await bearer(stage)
+    answer = await program.request("POST", "/-/api/v1/drain", token, b'{"on": true}')
+    assert json.loads(answer.body) == {"draining": True, "running": 0, "waiting": 0}
+    assert b"Draining" in (await root.page("/-/admin")).body
+    refused = await root.follow("/clock/")
+    assert (refused.status, refused.header(b"retry-after")) == (503, b"60")
+    assert (await root.form("/-/admin", drain="off")).status == 303
+    assert not json.loads((await program.request("GET", "/-/api/v1/drain", token)).body)["draining"]
+    assert (await root.follow("/clock/")).status == 200
+
+
 async def test_nobody_else_sees_the_page_or_presses_its_buttons(stage: Stage) -> None:
     root, ann, anybody = await stage.person("root"), await stage.person(), stage.visitor()
     await root.follow("/clock/")
