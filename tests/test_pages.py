@@ -60,6 +60,7 @@ def every_page(pages: Pages) -> list[Response]:
             [(COUNTER, running()), (CLOCK, None), (BROKEN, None), (evil, None)], platform=Platform(dev=True)
         ),
         pages.catalogue([], platform=Platform(warnings=(EVIL,))),
+        pages.catalogue([], platform=Platform(), gone=[running(app=AppName(EVIL), left_s=61.0)]),
         pages.catalogue([], platform=Platform(), person=ANN, sign_out=True, operator=True),
         pages.catalogue([], platform=Platform(), sign_in="/-/login?next=%2F"),
         pages.login("/evil/" + EVIL, name=EVIL, error=EVIL, status=429, retry_s="30", insecure=True),
@@ -141,6 +142,17 @@ def test_the_catalogue_tells_what_runs_for_me_and_how_to_stop_it(pages: Pages) -
     assert body.count('action="/-/stop"') == 1
     assert '<input type="hidden" name="app" value="counter">' in body
     assert ('href="/clock/"' in body, 'href="/oops/"' in body) == (True, False)
+
+
+def test_the_catalogue_tells_what_runs_of_an_app_that_is_no_longer_there(pages: Pages) -> None:
+    gone = running(app=AppName("old-shop"), left_s=600.0)
+    for query, listed in (("", True), ("old", True), ("counter", False)):
+        page = pages.catalogue([(COUNTER, None)], platform=Platform(), gone=[gone], query=query)
+        assert (
+            "old-shop No longer published. What you have of it still runs, 10 minutes at most," in text(page)
+        ) is listed
+        assert ('name="app" value="old-shop"' in bytes(page.body).decode()) is listed
+        assert 'href="/old-shop/"' not in bytes(page.body).decode()
 
 
 def test_an_operators_problem_is_shown_to_developers_only(pages: Pages) -> None:

@@ -24,8 +24,10 @@ class Looks:
 
 
 class AppRows:
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, gone: Template) -> None:
+        """`gone` is for what runs of apps that aren't published any more."""
         self._template = template
+        self._gone = gone
         self._known: dict[tuple[AppCard, Looks], Markup] = {}
 
     def row(self, card: AppCard, route: Route | None, looks: Looks) -> Markup:
@@ -37,6 +39,9 @@ class AppRows:
                 self._known.clear()
             known = self._known[card, looks] = self._render(card, None, looks)
         return known
+
+    def gone(self, route: Route) -> Markup:
+        return Markup(self._gone.render(route=route, said=route.app))
 
     def _render(self, card: AppCard, route: Route | None, looks: Looks) -> Markup:
         idle_s = None

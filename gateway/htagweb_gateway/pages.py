@@ -50,7 +50,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters["duration"] = duration
-        self._rows = AppRows(self._templates.get_template("catalogue_row.html"))
+        self._rows = AppRows(*map(self._templates.get_template, ("catalogue_row.html", "catalogue_gone.html")))
         self._templates.filters["mebibytes"] = lambda size: f"{size / 1024**2:.1f} MB"
         self._assets = {file.name: _asset(file) for file in sorted((_HERE / "static").iterdir())}
 
@@ -75,6 +75,7 @@ class Pages:
         entries: Sequence[tuple[AppCard, Route | None]],
         *,
         platform: Platform,
+        gone: Sequence[Route] = (),
         query: str = "",
         person: Person | None = None,
         sign_in: str = "",
@@ -82,8 +83,8 @@ class Pages:
         operator: bool = False,
     ) -> Response:
         """The apps that this visitor may open and, where he has one running, for how long; with a `query` those alone
-        that have all its words. `platform.dev` shows problems in full. `sign_in` is where an anonymous one can do
-        that; `sign_out` and `operator` say what a person is shown besides."""
+        that have all its words. `gone` is what else he has running. `platform.dev` shows problems in full. `sign_in` is
+        where an anonymous one can do that; `sign_out` and `operator` say what a person is shown besides."""
         words = query.casefold().split()
         looks = Looks(searched=len(entries) >= SEARCHED, dev=platform.dev)
         rows = [
@@ -91,6 +92,7 @@ class Pages:
             for card, route in entries
             if not words or all(word in said(card) for word in words)
         ]
+        rows += [self._rows.gone(route) for route in gone if all(word in route.app for word in words)]
         return self._page(
             "catalogue.html",
             200,

@@ -137,11 +137,14 @@ class PlatformSite:
             mine = await self._running(visitor)
         cards = sorted(gateway.routes.apps.values(), key=lambda card: card.title.lower())
         entries = [(card, mine.get(card.name)) for card in cards if gateway.card(card.name, visitor) is not None]
+        shown = {card.name for card, _ in entries}
+        gone = [mine[name] for name in sorted(mine) if name not in shown and mine[name].state is not State.ENDED]
         platform = msgspec.structs.replace(gateway.routes.platform, dev=gateway.dev(edge))
         sign_in = visitor.sign_in if visitor is not None else None
         page = gateway.pages.catalogue(
             entries,
             platform=platform,
+            gone=gone,
             query=request.query_params.get("q", "")[:MAX_QUERY].strip(),
             person=sign_in.person if sign_in is not None else None,
             sign_in=login_url("/") if sign_in is None and gateway.offers_sign_in else "",
