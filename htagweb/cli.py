@@ -194,7 +194,9 @@ def apps(context: typer.Context, as_json: AsJson = False) -> None:
     if context.invoked_subcommand:
         return
     with orchestrator() as admin:
-        rows = admin.apps()
+        rows, warnings = admin.apps(), admin.warnings()
+    for warning in warnings:
+        say(f"Warning: {warning}")
     if as_json:
         print_json(rows)
     elif rows:

@@ -343,6 +343,7 @@ def test_an_accepted_weakness_is_told_with_every_list(orchestrator: Orchestrator
     result = run("list", "--json", admin_dir=orchestrator.admin_dir)
     assert "Memory is limited" in result.stderr
     assert ids(result) == "abcd"
+    assert "Memory is limited" in run("apps", admin_dir=orchestrator.admin_dir).stderr
 
 
 def check(name: str, result: str, **more: str) -> dict[str, str]:

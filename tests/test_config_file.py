@@ -133,10 +133,21 @@ def test_what_the_parts_were_made_with_waits_for_a_restart(running: Running) -> 
     )
 
 
-@pytest.mark.parametrize("key", ['runtime = "runsc"', 'network = "apps-out"'])
-def test_a_wall_that_was_never_tried_is_not_relied_on(running: Running, key: str) -> None:
-    assert not running.say(f"[apps.hello]\n{key}")
-    assert running.catalogue.problems == ("a runtime or a network that no app had is used after a restart",)
+@pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ('[apps.hello]\nruntime = "runsc"', "apps.hello"),
+        ('[apps.hello]\nnetwork = "apps-out"', "apps.hello"),
+        ('runtime = "runsc"\n[apps.hello]\ntitle = "One"', "runtime"),
+    ],
+)
+def test_a_wall_that_was_never_tried_is_not_relied_on(running: Running, toml: str, key: str) -> None:
+    assert not running.say(toml)
+    assert running.catalogue.problems == (
+        f"htagweb.toml: {key}: the runtime or the network, which no app had before: nothing of the change is used"
+        " before a restart",
+    )
+    assert running.catalogue.get("hello").title == "Hello"
     limits = running.catalogue.get("hello").limits
     assert (limits.runtime, limits.network) == ("runc", "")
 

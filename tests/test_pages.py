@@ -72,6 +72,7 @@ def every_page(pages: Pages) -> list[Response]:
             [USER],
             [ENTRY],
             most=5,
+            unused=[EVIL],
         ),
         pages.logs(EVIL, EVIL),
         pages.logs("c0ffee", ""),

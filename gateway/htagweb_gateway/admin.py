@@ -84,7 +84,14 @@ class OperatorSite:
         pages = self._gateway.pages
         if not navigation(request.scope):
             return problem(404, "not-found", "There is nothing here.")
-        paths = ("/v1/sandboxes", "/v1/apps", "/v1/users", f"/v1/audit?most={ENTRIES}", "/v1/drain")
+        paths = (
+            "/v1/sandboxes",
+            "/v1/apps",
+            "/v1/users",
+            f"/v1/audit?most={ENTRIES}",
+            "/v1/drain",
+            "/v1/configuration",
+        )
         try:
             answers = await asyncio.gather(*(self._ask(request, edge, visitors, "GET", path) for path in paths))
         except NotAnOperator:
@@ -95,10 +102,11 @@ class OperatorSite:
             return await self._text(request, edge, visitors, ident, f"/v1/logs/{quote(ident, safe='')}")
         if name := request.query_params.get("build"):
             return await self._text(request, edge, visitors, name, f"/v1/apps/{quote(name, safe='')}/log")
-        *listed, drain = answers
+        *listed, drain, configuration = answers
         sandboxes, apps, users, entries = map(_rows, listed)
         draining = drain.status == 200 and msgspec.json.decode(drain.body, type=dict[str, Any])["draining"]
-        return pages.admin(sandboxes, apps, users, entries, most=SHOWN, draining=draining)
+        unused = msgspec.json.decode(configuration.body, type=list[str]) if configuration.status == 200 else []
+        return pages.admin(sandboxes, apps, users, entries, most=SHOWN, draining=draining, unused=unused)
 
     async def _text(self, request: Request, edge: Edge, visitors: SessionVerbs, ident: str, path: str) -> Response:
         """What an app wrote, or what was said while its packages were installed."""

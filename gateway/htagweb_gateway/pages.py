@@ -225,8 +225,10 @@ class Pages:
         *,
         most: int,
         draining: bool = False,
+        unused: Sequence[str] = (),
     ) -> Response:
-        """The operators' page, of rows that docs/operators.md describes. `most` of each kind are shown."""
+        """The operators' page, of rows that docs/operators.md describes. `most` of each kind are shown. `unused` says
+        why something of the configuration doesn't count."""
         return self._page(
             "admin.html",
             200,
@@ -235,6 +237,7 @@ class Pages:
             users=users,
             entries=entries,
             draining=draining,
+            unused=unused,
             most=most,
         )
 

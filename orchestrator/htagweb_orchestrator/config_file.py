@@ -15,7 +15,7 @@ import msgspec
 from . import configuration
 from .configuration import ConfigError
 from .keys import KEYS, LIMIT_KEYS
-from .settings import Settings
+from .settings import AppLimits, Settings
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,14 @@ class ConfigFile:
             self._content, self._coming = before, None
             return None
         waiting = [KEYS[field].name for field in KEYS if field not in LIVE and _differs(field, wanted, present)]
-        if not _walls(wanted) <= _walls(present):
+        if new := _new_walls(wanted, present):
             # The self-test has tried those only that were known at the start.
-            self._say(("a runtime or a network that no app had is used after a restart",))
+            what = "the runtime or the network, which no app had before"
+            self._say(
+                tuple(
+                    f"{self._path.name}: {name}: {what}: nothing of the change is used before a restart" for name in new
+                )
+            )
             return None
         self._say(tuple(f"{self._path.name}: {name} is used after a restart" for name in waiting))
         changed = {field: getattr(wanted, field) for field in LIVE if _differs(field, wanted, present)}
@@ -85,5 +90,13 @@ def _differs(field: str, one: Settings, other: Settings) -> bool:
     return bool(getattr(one, field) != getattr(other, field))
 
 
-def _walls(settings: Settings) -> set[tuple[str, str]]:
-    return {(limits.runtime, limits.network) for limits in settings.all_limits()}
+def _new_walls(wanted: Settings, present: Settings) -> list[str]:
+    """What asks for one that nothing had: `runtime`, for all apps, or the tables of some."""
+    known = {_wall(limits) for limits in present.all_limits()}
+    if _wall(wanted.limits("")) not in known:
+        return ["runtime"]
+    return [f"apps.{name}" for name in wanted.apps if _wall(wanted.limits(name)) not in known]
+
+
+def _wall(limits: AppLimits) -> tuple[str, str]:
+    return limits.runtime, limits.network

@@ -51,6 +51,11 @@ class Operators:
         draining = ("draining: nobody new is let in (htagweb drain --off ends that)",) if self._control.draining else ()
         return (*draining, *self._control.warnings, *self._catalogue.problems)
 
+    @property
+    def configuration(self) -> Sequence[str]:
+        """What keeps a change of htagweb.toml from being used, or a part of it."""
+        return self._catalogue.problems
+
     def drained(self) -> Row:
         """Is nobody new let in, and how many visitors' sandboxes are there still?"""
         live = [sandbox for sandbox in self._control.sandboxes() if sandbox.lease.user and sandbox.ending is None]

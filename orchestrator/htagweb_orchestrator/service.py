@@ -235,6 +235,9 @@ def operator_api(
     async def warnings(request: Request) -> Response:
         return json_answer(operators.warnings)
 
+    async def configuration(request: Request) -> Response:
+        return json_answer(operators.configuration)
+
     async def doctor(request: Request) -> Response:
         return json_answer(await operators.doctor())
 
@@ -257,6 +260,7 @@ def operator_api(
             HttpRoute("/v1/data", data),
             HttpRoute("/v1/data/remove", remove_data, methods=["POST"]),
             HttpRoute("/v1/warnings", warnings),
+            HttpRoute("/v1/configuration", configuration),
             HttpRoute("/v1/doctor", doctor, methods=["POST"]),
             HttpRoute("/v1/readyz", readyz),
             *_told(metrics),

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from htagweb_orchestrator.catalogue import Catalogue
 from htagweb_orchestrator.settings import AppSettings
 from tests.sign_in.stage import Person, Stage, place
 
@@ -89,6 +90,16 @@ async def test_the_page_says_that_the_server_drains_and_ends_that(stage: Stage) 
     assert (await root.follow("/clock/")).status == 200
 
 
+async def test_the_page_says_what_of_the_configuration_is_not_used(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = await stage.person("root")
+    assert b"Configuration" not in (await root.page("/-/admin")).body
+    monkeypatch.setattr(Catalogue, "problems", ("htagweb.toml: home is used after a restart",))
+    page = (await root.page("/-/admin")).body.decode()
+    assert page.count("Configuration") == page.count("htagweb.toml: home is used after a restart") == 1
+
+
 async def test_nobody_else_sees_the_page_or_presses_its_buttons(stage: Stage) -> None:
     root, ann, anybody = await stage.person("root"), await stage.person(), stage.visitor()
     await root.follow("/clock/")
@@ -151,7 +162,7 @@ async def test_no_list_of_an_operators_tells_an_apps_secret(closed_stage: Stage)
     assert any(sent in repr(made.harness.heard) for made in stage.machine.machine.containers.values())
     for path in (
         "sandboxes", f"sandboxes/{running}", f"logs/{running}", "apps", "pool", "data", "warnings", "users", "audit",
-        "metrics",
+        "configuration", "metrics",
     ):  # fmt: skip
         answer = await stage.visitor().request("GET", f"/-/api/v1/{path}", token)
         assert answer.status == 200, path
