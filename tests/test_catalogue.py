@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
+from htagweb_orchestrator.config_file import ConfigFile
 from htagweb_orchestrator.discovery import MAX_FILES
 from htagweb_orchestrator.errors import AppBroken, AppNotFound
+from htagweb_orchestrator.image_maker import ImageFacts
 from htagweb_orchestrator.model import ASGI, AppCard
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.snapshots import RETIRED_S, SnapshotLost, Snapshots
@@ -142,6 +145,34 @@ def test_a_file_whose_name_is_no_free_module_name_is_loaded_as_app(folder: Folde
     app = folder.catalogue.get(name)
     assert app.entry == "app:App"
     assert [path for path, _ in folder.catalogue.files(app.version)] == ["app.py"]
+
+
+def test_a_version_is_logged_as_published_once(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    """Although it turns out later what the sandbox image is, and limits change meanwhile."""
+    caplog.set_level("INFO", "htagweb_orchestrator")
+    images = AppImages(instance="test", sandbox_image="image:1")
+    config = folder.state.parent / "htagweb.toml"
+    config.write_text("")
+    folder.catalogue = Catalogue(folder.settings, images=images, config=ConfigFile({"HTAGWEB_CONFIG": str(config)}))
+
+    def published() -> int:
+        folder.scan()
+        folder.scan()  # by then a changed configuration is believed
+        return [record.message for record in caplog.records].count("app published")
+
+    file = folder.write("hello.py")
+    assert published() == 1
+    images.tell(ImageFacts(id="sha256:1", brings=None), [], {})
+    assert published() == 1
+    config.write_text('[apps.hello]\nmemory = "64m"\n')
+    assert published() == 1
+    assert folder.catalogue.get("hello").limits.memory_bytes == 64 << 20
+    file.write_text(HELLO + "# changed\n")
+    assert published() == 2
+    file.write_text("def")
+    assert published() == 2
+    file.write_text(HELLO + "# changed\n")
+    assert published() == 3
 
 
 def test_one_broken_app_stops_no_other(folder: Folder) -> None:

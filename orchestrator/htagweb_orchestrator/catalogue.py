@@ -282,10 +282,12 @@ class Catalogue:
         return msgspec.structs.replace(version, limits=self._limits_of(version.name))
 
     def _said(self, new: _Entry, old: _Entry | None) -> _Entry:
-        if old is None or (new.published, new.problem) != (old.published, old.problem):
-            if new.problem:
-                log.warning("app is broken", extra={"app": new.found.name, "problem": new.problem})
-            elif new.published:
+        if new.problem and (old is None or new.problem != old.problem):
+            log.warning("app is broken", extra={"app": new.found.name, "problem": new.problem})
+        elif new.published and not new.problem:
+            before = old.published if old and not old.problem else None
+            # Limits change, and what the sandbox image is turns out a moment after the start: no new version, that.
+            if before is None or (before.version, before.image) != (new.published.version, new.published.image):
                 log.info("app published", extra={"app": new.found.name, "version": new.published.version[:12]})
         return new
 
