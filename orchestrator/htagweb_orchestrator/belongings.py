@@ -4,6 +4,8 @@ in."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +14,7 @@ from .access import allows
 from .catalogue import Apps
 from .endings import Endings
 from .errors import SessionRefused
+from .harness import HarnessLink
 from .hub import Hub
 from .kept import Kept
 from .model import ASGI, AppName, Ending, Person, RouteGone, State, UserId
@@ -21,6 +24,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
+HEARD_S = 0.25  # an app that blocks its event loop holds no route up for longer; an interaction waits as long
 RESERVED = "htagweb."  # what keys of the session begin with that are never stored: the platform puts them in
 
 
@@ -68,17 +72,22 @@ class Belongings:
         *,
         but: Sandbox | None = None,
     ) -> None:
-        """Store it, and tell this user's other sandboxes that have the same record; `but` has said so itself."""
+        """Store it, and tell this user's other sandboxes that have the same record; `but` has said so itself. Of a
+        route's change they have heard when this returns: its answer makes the page ask them."""
         if any(key.startswith(RESERVED) for key in (*changed, *deleted)):
             raise SessionRefused(f"keys that begin with {RESERVED} are the platform's; the old value was kept")
         key = self._settings.session_key(user, app)
         await self._sessions.patch(key, changed, deleted)
+        told = []
         for other in self._registry.of_user(user):
             if other is but or self._settings.session_key(user, other.lease.app) != key:
                 continue
             is_htag = other.lease.generation != ASGI  # another has no session
             if is_htag and other.link is not None and not other.link.closed:
-                self._tell(other, other.link.session(changed, deleted), "session")
+                hears = other.link.session if but is not None else functools.partial(_heard, other.link)
+                told.append(self._tell(other, hears(changed, deleted), "session"))
+        if told and but is None:
+            await asyncio.wait(told)
 
     async def forget(self, user: UserId) -> None:
         """The record, and what his apps keep in /data."""
@@ -131,13 +140,21 @@ class Belongings:
 
     # -- telling sandboxes ---------------------------------------------------------------------------------------
 
-    def _tell(self, sandbox: Sandbox, saying: Awaitable[None], what: str) -> None:
+    def _tell(self, sandbox: Sandbox, saying: Awaitable[None], what: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self._told(saying), name=f"{what} {sandbox.error_id}")
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
+        return task
 
     async def _told(self, saying: Awaitable[None]) -> None:
         try:
             await saying
         except Exception as error:  # it gets all of it at its next claim; a broken link is noticed elsewhere
             log.debug("not delivered: %s", error)
+
+
+async def _heard(link: HarnessLink, changed: Mapping[str, Any], deleted: Sequence[str]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HEARD_S):
+            await link.session(changed, deleted)
+            await link.ping()  # answered by the event loop that has taken the change before

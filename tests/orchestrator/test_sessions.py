@@ -35,6 +35,25 @@ async def test_a_change_is_told_to_the_users_other_sandboxes_and_to_nobody_else(
     assert reader.session == {"a": 1}
 
 
+async def test_what_a_route_changes_has_been_heard_before_it_answers(stage: Stage, plane: Plane) -> None:
+    harness = stage.harness(await plane.until_ready(ALICE, HELLO))
+    for number in range(20):
+        await plane.belongings.patch_session(ALICE, HELLO, {"n": number}, [])
+        assert harness.session == {"n": number}
+
+
+async def test_an_app_that_is_deaf_holds_no_route_up(stage: Stage, plane: Plane) -> None:
+    class Deaf(Harness):
+        async def _hear(self, frame: Frame, reader: asyncio.StreamReader) -> None:
+            if frame["type"] != "ping":
+                await super()._hear(frame, reader)
+
+    stage.machine.next(Deaf)
+    await plane.until_ready(ALICE, HELLO)
+    async with asyncio.timeout(5):
+        await plane.belongings.patch_session(ALICE, HELLO, {"n": 1}, [])
+
+
 async def test_an_app_that_is_no_htag_app_gets_nothing_of_the_record(stage: Stage) -> None:
     stage.write("other", "from starlette.applications import Starlette\napp = Starlette()\n")
     plane = await stage.open()
