@@ -19,6 +19,7 @@ from htagweb_gateway.identity import Identity
 from htagweb_orchestrator.admission import Admission
 from htagweb_orchestrator.app_images import AppImages
 from htagweb_orchestrator.catalogue import Catalogue
+from htagweb_orchestrator.config_file import ConfigFile
 from htagweb_orchestrator.control import ControlPlane
 from htagweb_orchestrator.data import DataFolders
 from htagweb_orchestrator.engines.docker import DockerEngine
@@ -100,10 +101,11 @@ class Stage:
         maker: DockerImages | None = None,
         verdicts: Verdicts | None = None,
         admission: Admission | None = None,
+        config: ConfigFile | None = None,
         **values: Any,
     ) -> None:
-        """Serve, with these settings. With `app_images` and `maker`, apps get their packages; with `verdicts`, they are
-        tried out."""
+        """Serve, with these settings, and what changes in `config`. With `app_images` and `maker`, apps get their
+        packages; with `verdicts`, they are tried out."""
         settings = self.settings(**values)
         self.engine = engine or DockerEngine(
             instance=self.instance, run_volume=self.instance, data_volume=self.data_volume, base_url=self.base_url
@@ -111,7 +113,7 @@ class Stage:
         sessions = Sessions(self.folder / "state" / "sessions.sqlite")
         self._open.callback(sessions.close)
         self.output = OutputFiles(self.folder / "state" / "output")
-        self.catalogue = Catalogue(settings, images=app_images, verdicts=verdicts)
+        self.catalogue = Catalogue(settings, images=app_images, verdicts=verdicts, config=config)
         self.control = ControlPlane(
             engine=self.engine,
             catalogue=self.catalogue,
