@@ -2,19 +2,21 @@
 
 python -m htagweb               the apps of this folder
 python -m htagweb apps          the apps of that one
-python -m htagweb hello:App     one app
+python -m htagweb hello.py      one app; or hello:App, where a file has several
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
 
 def serve(what: str = ".", host: str = "127.0.0.1", port: int = 8000, open_browser: bool = False) -> int:
-    """`what` is a folder, or "module:Class"; returns the exit code."""
+    """`what` is a folder, a file, or "module:Class"; returns the exit code."""
     from .folder import FolderServer
     from .server import WebServerWS
     from .source import htag_generation
@@ -23,18 +25,42 @@ def serve(what: str = ".", host: str = "127.0.0.1", port: int = 8000, open_brows
         sys.path.insert(0, os.getcwd())
     try:
         htag_generation()
-        if Path(what).is_dir():
-            server: WebServerWS = FolderServer(Path(what))
-        elif ":" in what or (what.rpartition(".")[0] and not what.endswith(".py") and os.sep not in what):
-            server = WebServerWS(what, debug=True)
-        else:
-            print(f"{what} is neither a folder nor an app: give a folder, or module:Class", file=sys.stderr)
-            return 2
+        server = FolderServer(Path(what)) if Path(what).is_dir() else WebServerWS(_app(what), debug=True)
     except (TypeError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
     server.run(host, port, openBrowser=open_browser)
     return 0
+
+
+def _app(what: str) -> str:
+    """As "module:Class", which can be imported: also of `hello.py`, `hello.py:App`, or `hello` for the first. Raises
+    TypeError."""
+    from htagweb_orchestrator.model import ASGI
+    from htagweb_orchestrator.source import NotAnApp, examine
+
+    said, _, name = what.partition(":")
+    file = Path(said)
+    if not said.endswith(".py") and not name:
+        file = Path(f"{said}.py")
+    if not file.is_file():
+        module, _, _ = said.partition(".") if name else (said.rpartition(".")[0].partition("."))
+        if module.isidentifier() and importlib.util.find_spec(module) is not None:
+            return what
+        raise TypeError(f"{what} is neither a folder nor an app: give a folder, a file, or module:Class")
+    if not file.stem.isidentifier():
+        better = re.sub(r"\W", "_", file.stem)
+        raise TypeError(f"{file} can't be imported by that name: rename it to {better}.py")
+    if not name:
+        try:
+            found = examine({file.name: file.read_bytes()}, file.name)
+        except NotAnApp as error:
+            raise TypeError(f"{file}{f', line {error.line}' if error.line else ''}: {error}") from error
+        if found.generation == ASGI:
+            raise TypeError(f"{file} has no htag app in it, such as class App(Tag.div)")
+        name = found.entry.rpartition(":")[2]
+    sys.path.insert(0, os.path.abspath(file.parent))
+    return f"{file.stem}:{name}"
 
 
 def main() -> int:
@@ -44,7 +70,7 @@ def main() -> int:
         "that is no isolation boundary. A changed file is loaded anew, and its open page too.",
     )
     parser.add_argument(
-        "what", nargs="?", default=".", help="a folder, or an app as module:Class (default: this folder)"
+        "what", nargs="?", default=".", help="a folder, an app's file, or an app as module:Class (default: this folder)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")

@@ -49,7 +49,9 @@ SandboxPrefix = Annotated[
 
 @app.command()
 def serve(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="A folder of apps, or one app as module:Class.")] = ".",
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A folder of apps, a file, or an app as module:Class.")
+    ] = ".",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
 ) -> None:

@@ -111,19 +111,40 @@ def test_a_changed_file_ends_what_is_open_and_tells_the_page_to_reload(folder: P
     assert "another word" in alice.open("/one").text
 
 
-def test_the_command_serves_a_folder_and_an_app(write: Write, sites: Sites) -> None:
+def test_the_command_serves_a_folder(write: Write, sites: Sites) -> None:
     folder = write("apps/hello.py", APP).parent
     said = alone([sys.executable, "-m", "htagweb"], folder, sites)
     assert 'href="hello"' in said["page"]
     assert said["left"] == []
-    said = alone([sys.executable, "-m", "htagweb", "hello:App", "--port", "8000"], folder, sites)
+
+
+@pytest.mark.parametrize("what", ["hello:App", "apps/hello.py", "apps/hello.py:App", "hello"])
+def test_the_command_serves_an_app_however_it_is_named(write: Write, sites: Sites, what: str) -> None:
+    folder = write("apps/hello.py", APP).parent
+    where = folder.parent if "/" in what else folder
+    said = alone([sys.executable, "-m", "htagweb", what, "--port", "8000"], where, sites)
     assert "a word" in said["page"]
     assert said["left"] == []
 
 
-def test_the_command_refuses_what_is_neither(write: Write, sites: Sites) -> None:
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("nothing-here", "neither a folder nor an app"),
+        ("nothing.py", "neither a folder nor an app"),
+        ("nothing:App", "neither a folder nor an app"),
+        ("plain.py", "plain.py: no htag class in it, such as class App(Tag.div)"),
+        ("broken.py", "broken.py, line 2:"),
+        ("two-words.py", "rename it to two_words.py"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_what_it_is_given(write: Write, sites: Sites, what: str, why: str) -> None:
+    write("plain.py", "print('no app')\n")
+    write("broken.py", "from htag import Tag\nclass App(Tag.div:\n")
+    folder = write("two-words.py", APP).parent
     environ = {**os.environ, "PYTHONPATH": str(sites.root / "site-gen1")}
-    command = [sys.executable, "-m", "htagweb", "nothing-here"]
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-m", "htagweb", what]
+    ran = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=30)
     assert ran.returncode == 2
-    assert "neither a folder nor an app" in ran.stderr
+    assert why in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
