@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections import OrderedDict
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from htagweb_orchestrator.api import SessionVerbs
 from htagweb_orchestrator.model import AppName, Platform
 
 from .front import is_app_name, split_host
 from .identity import Identity, Visitor
 
 CODE_S = 30
-USED = 10_000  # codes that were used, remembered so that none is used twice
 
 
 class AppHosts:
@@ -66,7 +65,6 @@ class Codes:
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
-        self._used: OrderedDict[str, None] = OrderedDict()
 
     @staticmethod
     def secret() -> str:
@@ -84,14 +82,14 @@ class Codes:
         nonce = secrets.token_urlsafe(16)
         return self._identity.seal("entry", {"app": app, "state": state, "in": sign_in, "user": user, "n": nonce})
 
-    def redeem(self, code: str, app: AppName, secret: str, scheme: str) -> str | None:
-        """A Set-Cookie value for this app's host; None for a code that isn't good here, now, in this browser."""
+    async def redeem(self, code: str, app: AppName, secret: str, scheme: str, visitors: SessionVerbs) -> str | None:
+        """A Set-Cookie value for this app's host; None for a code that isn't good here, now, in this browser. Raises
+        OrchestratorError."""
         found: Any = self._identity.unseal("entry", code, max_age_s=CODE_S)
-        if found is None or found["app"] != app or found["n"] in self._used:
+        if found is None or found["app"] != app:
             return None
         if not secret or not hmac.compare_digest(str(found["state"]), self.state(secret)):
             return None
-        self._used[found["n"]] = None
-        if len(self._used) > USED:
-            self._used.popitem(last=False)
+        if not await visitors.spend(f"code {found['n']}", CODE_S):
+            return None
         return self._identity.issue_at(scheme, app, user=found["user"], sign_in=found["in"])

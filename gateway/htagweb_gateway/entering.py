@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppName
 
 from .app_hosts import AppHosts, Codes
@@ -48,7 +49,7 @@ class Entrance:
         if edge.app and "renew" in asked:
             return self._ask_portal(edge, target)
         if edge.app and "code" in asked:
-            return self._redeem(request, edge, asked["code"], target)
+            return await self._redeem(request, edge, asked["code"], target)
         if "app" in asked and self._gateway.edges.app_hosts is not None:
             return self._send_back(request, edge, self._gateway.edges.app_hosts, target)
         if self._visitor(request, edge) is None:
@@ -81,11 +82,15 @@ class Entrance:
         place = hosts.url(name, f"/-/enter?{urlencode({'code': code, 'next': target}, quote_via=quote)}")
         return RedirectResponse(place, 303, headers=_NO_STORE)
 
-    def _redeem(self, request: Request, edge: Edge, code: str, target: str) -> Response:
+    async def _redeem(self, request: Request, edge: Edge, code: str, target: str) -> Response:
         """Back at the app's own host: a cookie for it, and on to an address without a code."""
         gateway = self._gateway
         secret = find_cookie(request.scope["headers"], ENTRY[edge.scheme])
-        cookie = self._codes.redeem(code, edge.app, secret, edge.scheme)
+        assert gateway.visitors is not None  # apps have hosts of their own only where there is a portal
+        try:
+            cookie = await self._codes.redeem(code, edge.app, secret, edge.scheme, gateway.visitors)
+        except OrchestratorError as error:
+            return gateway.pages.refused(error, target=target)
         if cookie is None and self._visitor(request, edge) is not None:  # another of his tabs was faster
             return RedirectResponse(target, 303, headers=_NO_STORE)
         if cookie is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 PATHS = ("/-/login", "/-/login/callback", "/-/logout")
 AWAY_S = 600  # how long somebody may take at the provider
 HINT_BYTES = 3500  # of an ID token that fits into a cookie
-USED = 10_000  # states that came back, remembered so that none comes twice
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -39,7 +37,6 @@ class Login:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._provider: tuple[Oidc, Provider] | None = None
-        self._used: OrderedDict[str, None] = OrderedDict()
 
     async def answer(self, request: Request, edge: Edge, path: str) -> Response:
         pages, visitors = self._gateway.pages, self._gateway.visitors
@@ -178,15 +175,12 @@ class Login:
         cookie = find_cookie(request.scope["headers"], PROVIDER[edge.scheme])
         found = gateway.identity.unseal("provider", cookie, max_age_s=AWAY_S)
         state = request.query_params.get("state", "")
-        if gateway.routes.platform.auth != "oidc" or found is None or not state or state in self._used:
-            gateway.refusals.add(Refusal(why=Refused.STALE, client=edge.own_client))
-            again = "This sign-in is over, or was begun in another browser. Begin anew."
-            return gateway.pages.sign_in_failed(again, target="/-/login", status=400)
-        self._used[state] = None
-        if len(self._used) > USED:
-            self._used.popitem(last=False)
+        if gateway.routes.platform.auth != "oidc" or found is None or not state:
+            return self._stale(edge)
         target = local(str(found["next"]))
         try:
+            if not await visitors.spend(f"state {state}", AWAY_S):
+                return self._stale(edge)
             known = await (await self._provider_now()).finish(request, found["memory"])
             welcome = await visitors.admit(known.person, "oidc", **self._asking(request, edge))
         except ProviderFailed as error:
@@ -207,6 +201,11 @@ class Login:
             hint = set_cookie(HINT, edge.scheme, known.id_token, life_s=life_s, same_site="Strict", path="/-/logout")
             answer.headers.append("Set-Cookie", hint)
         return answer
+
+    def _stale(self, edge: Edge) -> Response:
+        self._gateway.refusals.add(Refusal(why=Refused.STALE, client=edge.own_client))
+        again = "This sign-in is over, or was begun in another browser. Begin anew."
+        return self._gateway.pages.sign_in_failed(again, target="/-/login", status=400)
 
     def _provider_failed(self, error: Exception, target: str) -> Response:
         log.warning(

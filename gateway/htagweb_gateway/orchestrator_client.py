@@ -122,6 +122,9 @@ class OrchestratorClient:
         asked = {"token": token, "client": client, "sid": sid, "visitor": visitor}
         return await self._post("session/redeem", asked, Welcome)
 
+    async def spend(self, mark: str, life_s: float) -> bool:
+        return await self._post("session/spend", {"mark": mark, "life_s": life_s}, bool)
+
     async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
         await self._send("session/sign-out", {"sid": sid, "everywhere": everywhere}, 0.0)
 

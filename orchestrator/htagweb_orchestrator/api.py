@@ -104,6 +104,11 @@ class SessionVerbs(Protocol):
         """By an operator's one-time link. Raises SignInRefused, SignInLimited."""
         ...
 
+    async def spend(self, mark: str, life_s: float) -> bool:
+        """Have something that may be used once be used, at whichever worker; False if it was before. `life_s` is how
+        long anybody would take it."""
+        ...
+
     async def sign_out(self, sid: str, *, everywhere: bool = False) -> None:
         """End this sign-in, or all of this person. An unknown one is a success."""
         ...

@@ -50,6 +50,11 @@ class RedeemRequest(Asking, frozen=True, kw_only=True):
     token: str
 
 
+class SpendRequest(Struct, frozen=True):
+    mark: str
+    life_s: float
+
+
 class SignOutRequest(Struct, frozen=True):
     sid: str
     everywhere: bool = False
@@ -87,6 +92,10 @@ def session_routes(visitors: Visitors, operators: ASGIApp) -> list[BaseRoute]:
             await visitors.redeem(asked.token, client=asked.client, sid=asked.sid, visitor=asked.visitor)
         )
 
+    async def spend(request: Request) -> Response:
+        asked = await read_body(request, SpendRequest)
+        return json_answer(await visitors.spend(asked.mark, asked.life_s))
+
     async def sign_out(request: Request) -> Response:
         asked = await read_body(request, SignOutRequest)
         await visitors.sign_out(asked.sid, everywhere=asked.everywhere)
@@ -100,7 +109,15 @@ def session_routes(visitors: Visitors, operators: ASGIApp) -> list[BaseRoute]:
         kept = [(key, value) for key, value in scope["headers"] if key != b"authorization"]
         await operators({**scope, "headers": kept, "operator": operator, "operator_client": client}, receive, send)
 
-    posted = {"get": get, "patch": patch, "sign-in": sign_in, "admit": admit, "redeem": redeem, "sign-out": sign_out}
+    posted = {
+        "get": get,
+        "patch": patch,
+        "sign-in": sign_in,
+        "admit": admit,
+        "redeem": redeem,
+        "spend": spend,
+        "sign-out": sign_out,
+    }
     return [
         *(HttpRoute(f"/v1/session/{verb}", endpoint, methods=["POST"]) for verb, endpoint in posted.items()),
         Mount("/v1/session/operate", operate),

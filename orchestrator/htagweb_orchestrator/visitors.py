@@ -17,6 +17,7 @@ from .errors import NotAnOperator, SessionStoreFailed, SignInLimited, SignInRefu
 from .model import ANONYMOUS, AppName, Person, UserId, Welcome, sign_in_id
 from .passwords import Failures, Passwords
 from .sign_ins import ADMIN, LINK, OPERATOR, SignIns
+from .spent import Spent
 from .tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Visitors:
         self._failures = failures
         self._tokens = tokens
         self._audit = audit
+        self._spent = Spent()
 
     async def session(self, user: UserId, app: AppName) -> dict[str, Any]:
         return await self._control.belongings.session(user, app)
@@ -125,6 +127,9 @@ class Visitors:
             return await self._welcome(operator, LINK, client, sid, visitor)
         except sqlite3.Error as error:
             raise _store_failed(error) from error
+
+    async def spend(self, mark: str, life_s: float) -> bool:
+        return self._spent.spend(mark[:MOST_ID], life_s)
 
     async def operator(self, secret: str, client: str = "") -> str:
         """The name of the operator whose token this is. Raises NotAnOperator."""

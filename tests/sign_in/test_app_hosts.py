@@ -215,6 +215,30 @@ async def test_55_a_code_is_good_once_and_only_where_it_belongs(stage: Stage, mo
     await refused(ann, late)
 
 
+async def test_55_a_code_that_one_worker_took_is_no_good_at_another(stage: Stage) -> None:
+    ann = Wanderer(stage)
+    await ann.sign_in()
+    url = await code_for(ann, CLOCK)
+    entry = dict(ann.at(CLOCK).cookies)
+    assert (await ann.step(url)).status == 303
+    _, server = await stage.worker()
+    again = stage.visitor(CLOCK, server)
+    again.cookies = entry
+    answer = await again.page(url.partition(CLOCK)[2])
+    assert answer.status == 403
+    assert not any(cookie.startswith(b"htagweb=") for cookie in answer.all(b"set-cookie"))
+
+
+async def test_without_an_orchestrator_no_code_is_good(stage: Stage) -> None:
+    ann = Wanderer(stage)
+    await ann.sign_in()
+    url = await code_for(ann, CLOCK)
+    await stage.orchestrator_goes()
+    assert (await ann.step(url)).status == 503
+    await stage.orchestrator_comes()
+    assert (await ann.step(url)).status == 303
+
+
 async def test_two_tabs_that_open_at_once_both_get_there(stage: Stage) -> None:
     ann = Wanderer(stage)
     await ann.sign_in()

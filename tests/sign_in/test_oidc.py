@@ -153,6 +153,19 @@ async def test_an_answer_that_came_once_does_not_count_twice(stage: Stage) -> No
     assert not any(b"htagweb=in-" in cookie for cookie in again.all(b"set-cookie"))
 
 
+async def test_an_answer_that_one_worker_took_does_not_count_at_another(stage: Stage, elsewhere: Provider) -> None:
+    ann = stage.visitor()
+    there = await ann.page("/-/login")
+    before = ann.cookie
+    back = await consent(place(there))
+    assert (await ann.page(back)).status == 303
+    asked = elsewhere.asked.count("/token")
+    _, server = await stage.worker()
+    again = await stage.visitor(server=server).page(back, Cookie=before)
+    assert again.status == 400
+    assert elsewhere.asked.count("/token") == asked  # and the provider isn't asked
+
+
 async def test_an_answer_counts_in_the_browser_that_asked_for_it(stage: Stage) -> None:
     attacker, victim = stage.visitor(), stage.visitor()
     back = await consent(place(await attacker.page("/-/login")))
