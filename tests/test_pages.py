@@ -298,9 +298,8 @@ def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pa
     assert re.findall(r'name="(app|next)" value="([^"]+)"', body) == [("app", "clock"), ("next", "/counter/?a=1")]
 
 
-@pytest.mark.parametrize("step", [Step.QUEUED, Step.CREATING, Step.STARTING])
-def test_a_start_that_never_came_to_the_app_blames_nobody_and_tells_strangers_nothing(pages: Pages, step: Step) -> None:
-    route = ended(Ending.FAILED, step=step, detail="no container engine answers at unix:///x", error_id="c0ffee123456")
+def test_a_start_that_the_server_failed_of_blames_nobody_and_tells_strangers_nothing(pages: Pages) -> None:
+    route = ended(Ending.SERVER, detail="no container engine answers at unix:///x", error_id="c0ffee123456")
     shown = text(pages.ended(COUNTER, route, target="/counter/"))
     assert "neither the app's nor yours" in shown
     assert "c0ffee123456" in shown
@@ -309,7 +308,7 @@ def test_a_start_that_never_came_to_the_app_blames_nobody_and_tells_strangers_no
 
 
 def test_a_start_that_failed_in_the_app_says_so(pages: Pages) -> None:
-    route = ended(Ending.FAILED, step=Step.LOADING, detail="Counter was not ready after 30 seconds.")
+    route = ended(Ending.FAILED, detail="Counter was not ready after 30 seconds.")
     shown = text(pages.ended(COUNTER, route, target="/counter/"))
     assert "The fault is in the app" in shown
     assert "not ready after 30 seconds" in shown

@@ -36,9 +36,9 @@ def ending_words(route: Route | None) -> Words:
             return Words("This app crashed", f"It stopped by itself, in the middle of its work. {_KEPT}", "Start again")
         case Ending.EXITED:
             return Words("This app has finished", f"It ended itself, as it was told to. {_KEPT}", "Start again")
-        case Ending.FAILED if not reached_app(route):
-            failed = "The server could not make a place for it to run in. The fault is neither the app's nor yours."
-            return Words("This app could not start", failed, "Try again")
+        case Ending.SERVER:
+            unable = "The server could not make a place for it to run in. The fault is neither the app's nor yours."
+            return Words("This app could not be started", unable, "Try again")
         case Ending.FAILED:
             failed = "It failed before it could show its first page. The fault is in the app, not in what you did."
             return Words("This app could not start", failed, "Try again")
@@ -61,11 +61,6 @@ def ending_words(route: Route | None) -> Words:
             )
         case Ending.LOST | Ending.SURPLUS | None:
             return Words("This app is gone", f"The machine that it ran on lost it. {_KEPT}", "Start again")
-
-
-def reached_app(route: Route) -> bool:
-    """Did a start come as far as the app? What goes wrong before that is the server's, and its operator's to know."""
-    return route.step in (Step.LOADING, Step.READY)
 
 
 def line_words(route: Route | None) -> str:

@@ -14,7 +14,7 @@ from htagweb_orchestrator.errors import OrchestratorError
 from htagweb_orchestrator.model import AppCard, Ending, Person, Platform, Route, Step
 
 from .app_rows import AppRows, Looks, said
-from .endings import duration, ending_words, line_words, progress, reached_app, step_times, usual_words
+from .endings import duration, ending_words, line_words, progress, step_times, usual_words
 from .problems import RETRY_AFTER_S, local, start_url
 
 _HERE = Path(__file__).parent
@@ -139,8 +139,9 @@ class Pages:
         `dev` the route's traceback is shown, where there is one, and what the server itself failed of."""
         headers = {"X-Htagweb": "none" if route is None else "ended"}
         start = start_url(card.name, target)
-        own = route is not None and route.ending is Ending.FAILED and not reached_app(route)
-        detail = "" if route is None or (own and not dev) else route.detail
+        # What the server failed of is for whoever runs it, and he has it in the log.
+        own = route is not None and route.ending is Ending.SERVER and not dev
+        detail = "" if route is None or own else route.detail
         return self._page(
             "ended.html",
             503,

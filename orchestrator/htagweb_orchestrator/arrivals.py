@@ -148,13 +148,13 @@ class Arrivals:
             if self._settings.dev:
                 sandbox.traceback = (self._output.read(sandbox.id) or "")[-8000:]
             # "could not be started" is what the page says anyway; a timeout or the engine's refusal says more.
-            self._endings.end(
-                sandbox, Ending.FAILED, "" if isinstance(error, StartFailed) else str(error), polite=False
-            )
+            detail = "" if isinstance(error, StartFailed) else str(error)
+            of_app = isinstance(error, (StartFailed, StartTimeout)) and sandbox.step is Step.LOADING
+            self._endings.end(sandbox, Ending.FAILED if of_app else Ending.SERVER, detail, polite=False)
         except Exception:
             outcome = OrchestratorError.reason
             log.exception("sandbox failed", extra=facts)
-            self._endings.end(sandbox, Ending.FAILED, polite=False)
+            self._endings.end(sandbox, Ending.SERVER, polite=False)
         else:
             if sandbox.ending is None:
                 outcome = "ready"

@@ -10,6 +10,7 @@ OrchestratorError
 ├── StartFailed            502 failed          the sandbox started, the app did not; `error_id` finds the traceback
 ├── StartTimeout           504 start-timeout
 ├── ImageNotFound          503 no-image
+├── DiskFailed             503 disk            a folder can't be written: the disk is full, say
 ├── EngineUnavailable      503 engine          the engine does not answer, or refuses
 ├── IsolationBroken        503 isolation       the engine did not keep a promise that isolation needs
 ├── Draining               503 draining
@@ -89,6 +90,10 @@ class StartTimeout(OrchestratorError):
 
 class ImageNotFound(OrchestratorError):
     status, reason = 503, "no-image"
+
+
+class DiskFailed(OrchestratorError):
+    status, reason = 503, "disk"
 
 
 class EngineUnavailable(OrchestratorError):

@@ -56,7 +56,8 @@ class Ending(StrEnum):
     MEMORY = "memory"
     CRASHED = "crashed"
     EXITED = "exited"  # the app ended itself: `self.exit()`
-    FAILED = "failed"  # it never got to its first page
+    FAILED = "failed"  # the app never got to its first page
+    SERVER = "server"  # nor did it, through no fault of the app: the engine, the disk, the store of sessions
     VISITOR = "visitor"  # the Stop button
     OPERATOR = "operator"
     UPDATED = "updated"

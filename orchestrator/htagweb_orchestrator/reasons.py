@@ -14,6 +14,7 @@ ENDED = {
     Ending.CRASHED: "it stopped by itself, in the middle of its work",
     Ending.EXITED: "the app ended itself",
     Ending.FAILED: "it never got to its first page",
+    Ending.SERVER: "it could not be started, through no fault of the app",
     Ending.VISITOR: "its user stopped it",
     Ending.OPERATOR: "an operator ended it",
     Ending.UPDATED: "an operator ended it, because there is a newer version",

@@ -16,7 +16,7 @@ from .address import DialFailed
 from .catalogue import Apps, PublishedApp
 from .data import DataFolders, TooMuch
 from .engines.base import Engine, SandboxSpec
-from .errors import OrchestratorError, StartFailed, StartTimeout
+from .errors import DiskFailed, OrchestratorError, StartFailed, StartTimeout
 from .harness import HarnessFailed, HarnessLink, Listener, TooSlow
 from .model import ASGI, AppName, Person, Step, UserId
 from .output import OutputFiles
@@ -137,6 +137,8 @@ class Starter:
         except (HarnessFailed, DialFailed) as error:
             await self._explain(sandbox, error)
             raise StartFailed(f"{app.title} could not be started.", error_id=sandbox.error_id) from error
+        except OSError as error:
+            raise DiskFailed(f"what belongs to a sandbox can't be written or read: {error}") from error
 
     def spec(self, lease: Lease, data: str = "") -> SandboxSpec:
         limits = lease.limits

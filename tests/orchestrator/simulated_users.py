@@ -87,7 +87,7 @@ class User:
                 return route
             if route is not None and route.state is State.ENDED:
                 self._has_a_reason(route)
-                if route.ending is Ending.FAILED:
+                if route.ending in (Ending.FAILED, Ending.SERVER):
                     self._world.told["failed starts"] += 1
                     return None
             await asyncio.sleep(1.0)

@@ -98,6 +98,6 @@ async def test_what_cannot_be_prepared_fails_the_start_and_says_why(stage: Stage
     folder.rmdir()
     folder.symlink_to(Path("/etc"))
     route = await keeping.lease(ALICE, HELLO, wait_s=5)
-    assert (route.state, route.ending) == (State.ENDED, Ending.FAILED)
+    assert (route.state, route.ending) == (State.ENDED, Ending.SERVER)
     assert "/data can't be used" in keeping.operators.logs(route.sandbox)[route.sandbox]
     assert os.stat("/etc").st_uid == 0

@@ -173,7 +173,7 @@ async def test_without_the_store_running_apps_go_on_and_no_app_begins_with_an_em
     with stage.broken_store():
         assert await running.change({"kept": 2}) == "the session could not be stored; the old value was kept"
         refused = await plane.lease(ALICE, CLOCK, wait_s=5)
-        assert (refused.state, refused.ending) == (State.ENDED, Ending.FAILED)
+        assert (refused.state, refused.ending) == (State.ENDED, Ending.SERVER)
         assert "session can't be read" in refused.detail
         found = await plane.find(ALICE, HELLO)
         assert found is not None

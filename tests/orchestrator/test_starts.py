@@ -28,11 +28,13 @@ from tests.orchestrator.harness import (
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, SOURCE, Plane, Stage, eventually
 
 
-async def failed(stage: Stage, plane: Plane, *scripts: type[Harness]) -> Route:
+async def failed(
+    stage: Stage, plane: Plane, *scripts: type[Harness], ending: Ending = Ending.FAILED
+) -> Route:
     """A start that failed, after all of it has been cleared away."""
     stage.machine.next(*scripts)
     route = await plane.lease(ALICE, HELLO, wait_s=10)
-    assert (route.state, route.ending, route.address) == (State.ENDED, Ending.FAILED, None)
+    assert (route.state, route.ending, route.address) == (State.ENDED, ending, None)
     assert route.error_id == route.sandbox[:12]
     await eventually(lambda: stage.nothing_left_of(route.sandbox))
     return route
@@ -74,30 +76,33 @@ async def test_a_failure_is_explained_until_the_next_lease(stage: Stage, plane: 
     assert found.state is State.STARTING
 
 
-@pytest.mark.parametrize("script", [NeverMakesItsSockets, NeverSaysHello, NeverLoads])
-async def test_a_start_that_hangs_ends_after_its_time(stage: Stage, script: type[Harness]) -> None:
+@pytest.mark.parametrize(
+    ("script", "ending"),
+    [(NeverMakesItsSockets, Ending.SERVER), (NeverSaysHello, Ending.SERVER), (NeverLoads, Ending.FAILED)],
+)
+async def test_a_start_that_hangs_ends_after_its_time(stage: Stage, script: type[Harness], ending: Ending) -> None:
     plane = await stage.open(start_timeout_s=0.2)
-    route = await failed(stage, plane, script)
+    route = await failed(stage, plane, script, ending=ending)
     assert route.detail == "Hello was not ready after 0.2 seconds."
 
 
 async def test_an_engine_that_hangs_at_the_start_ends_it_after_its_time(stage: Stage) -> None:
     plane = await stage.open(start_timeout_s=0.2)
     plane.engine.hold("start")
-    assert (await failed(stage, plane)).detail == "Hello was not ready after 0.2 seconds."
+    assert (await failed(stage, plane, ending=Ending.SERVER)).detail == "Hello was not ready after 0.2 seconds."
 
 
 async def test_a_sandbox_that_dies_at_boot_shows_its_boot_log_and_what_the_engine_knows(
     stage: Stage, plane: Plane
 ) -> None:
-    route = await failed(stage, plane, DiesAtBoot)
+    route = await failed(stage, plane, DiesAtBoot, ending=Ending.SERVER)
     assert "No module named 'htag'" in logs(plane, route)
     assert "the engine says: exit code 1" in logs(plane, route)
 
 
 async def test_a_boot_log_is_shown_even_if_the_engine_says_nothing(stage: Stage, plane: Plane) -> None:
     plane.engine.broken["logs"] = EngineUnavailable("The engine does not answer.")
-    assert "No module named 'htag'" in logs(plane, await failed(stage, plane, DiesAtBoot))
+    assert "No module named 'htag'" in logs(plane, await failed(stage, plane, DiesAtBoot, ending=Ending.SERVER))
 
 
 async def test_a_sandbox_that_dies_while_loading_fails_at_once(stage: Stage, plane: Plane) -> None:
@@ -117,12 +122,12 @@ async def test_a_connection_that_breaks_under_the_files_is_a_failed_start(stage:
 
 
 async def test_a_directory_that_holds_more_than_two_sockets_is_no_start(stage: Stage, plane: Plane) -> None:
-    route = await failed(stage, plane, LeavesAFile)
+    route = await failed(stage, plane, LeavesAFile, ending=Ending.SERVER)
     assert "extra" in logs(plane, route)
 
 
 async def test_a_harness_of_another_release_is_named_as_that(stage: Stage, plane: Plane) -> None:
-    assert "of another release" in logs(plane, await failed(stage, plane, IsOfAnotherRelease))
+    assert "of another release" in logs(plane, await failed(stage, plane, IsOfAnotherRelease, ending=Ending.SERVER))
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("The disk is full."), ImageNotFound("Build the image first.")])
@@ -130,7 +135,7 @@ async def test_what_the_engine_refuses_is_told_to_both(
     stage: Stage, plane: Plane, error: EngineUnavailable | ImageNotFound
 ) -> None:
     plane.engine.broken["start"] = error
-    route = await failed(stage, plane)
+    route = await failed(stage, plane, ending=Ending.SERVER)
     assert route.detail == str(error)
     assert str(error) in logs(plane, route)
 
@@ -138,7 +143,7 @@ async def test_what_the_engine_refuses_is_told_to_both(
 @pytest.mark.unforeseen
 async def test_an_error_that_nobody_foresaw_leaves_nothing_either(stage: Stage, plane: Plane) -> None:
     plane.engine.broken["start"] = RuntimeError("a bug")
-    await failed(stage, plane)
+    await failed(stage, plane, ending=Ending.SERVER)
     plane.engine.broken.clear()
     await plane.until_ready(ALICE, HELLO)
 
@@ -148,7 +153,7 @@ async def test_a_full_disk_under_the_outputs_leaves_nothing_either(stage: Stage,
     folder.rmdir()
     folder.touch()
     plane.engine.broken["start"] = EngineUnavailable("The disk is full.")
-    await failed(stage, plane)
+    await failed(stage, plane, ending=Ending.SERVER)
 
 
 async def test_a_visitor_who_stops_a_start_leaves_nothing(stage: Stage, plane: Plane) -> None:
