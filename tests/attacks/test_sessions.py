@@ -4,19 +4,17 @@ the orchestrator is killed in the middle."""
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import AsyncExitStack
 
-import httpx
 import pytest
 
 from htagweb_gateway.orchestrator_client import OrchestratorClient
 from htagweb_orchestrator.model import AppName, UserId
 from tests.attacks.processes import gateway, orchestrator, serves
 from tests.attacks.stage import Stage
+from tests.attacks.visitor import Browser
 from tests.e2e.conftest import free_port
 from tests.engines.conftest import SOCKET
-from tests.harness.page1 import Page
 
 pytestmark = pytest.mark.docker
 
@@ -34,25 +32,6 @@ class App(Tag.div):
 """
 APPS = ("diary", "ledger")
 PAGES, CLICKS = 25, 2  # of each user and app
-
-
-class Browser:
-    """A visitor, as far as Page needs one."""
-
-    def __init__(self, port: int, app: str) -> None:
-        origin = f"http://localhost:{port}"
-        headers = {"Accept": "text/html", "Origin": origin}
-        self.http = httpx.AsyncClient(base_url=f"{origin}/{app}", headers=headers, follow_redirects=True, timeout=30)
-
-    @property
-    def user(self) -> UserId:
-        return UserId(self.http.cookies["htagweb"].rsplit(".", 2)[0])
-
-    async def page(self, who: str) -> Page:
-        async with asyncio.timeout(30):
-            while "INSTANCE" not in (await self.http.get(f"/?{who}")).text:  # noqa: ASYNC110  the waiting page
-                await asyncio.sleep(0.2)
-        return await Page.open(self, f"?{who}", f"page-{secrets.token_hex(8)}")  # type: ignore[arg-type]
 
 
 async def test_a_hundred_writers_and_a_kill_lose_nothing_and_cross_nothing(closed_stage: Stage) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import textwrap
 from typing import Any, Protocol
 
+import httpx
+
 from htagweb_orchestrator.model import UserId
 from tests.gateway.scripted import Response, Wire
+from tests.harness.page1 import Page
 
 PATIENCE_S = 30.0
 
@@ -112,3 +116,22 @@ class Visitor:
         response = await self.post(f"/{app}/run", textwrap.dedent(code).encode())
         assert response.status == 200, response.body.decode()
         return json.loads(response.body)
+
+
+class Browser:
+    """A visitor of one app of htag 1, as far as Page needs one."""
+
+    def __init__(self, port: int, app: str) -> None:
+        origin = f"http://localhost:{port}"
+        headers = {"Accept": "text/html", "Origin": origin}
+        self.http = httpx.AsyncClient(base_url=f"{origin}/{app}", headers=headers, follow_redirects=True, timeout=30)
+
+    @property
+    def user(self) -> UserId:
+        return UserId(self.http.cookies["htagweb"].rsplit(".", 2)[0])
+
+    async def page(self, who: str) -> Page:
+        async with asyncio.timeout(30):
+            while "INSTANCE" not in (await self.http.get(f"/?{who}")).text:  # noqa: ASYNC110  the waiting page
+                await asyncio.sleep(0.2)
+        return await Page.open(self, f"?{who}", f"page-{secrets.token_hex(8)}")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 
 from htagweb_orchestrator.engines.base import SandboxSpec
 from htagweb_orchestrator.errors import EngineUnavailable, ImageNotFound
-from htagweb_orchestrator.model import Ending, Route, State, UserId
+from htagweb_orchestrator.model import Ending, Route, State, Step, UserId
 from htagweb_orchestrator.registry import Lease
 from tests.orchestrator.harness import (
     DiesAtBoot,
@@ -28,9 +28,7 @@ from tests.orchestrator.harness import (
 from tests.orchestrator.stage import ALICE, BOB, CLOCK, HELLO, SOURCE, Plane, Stage, eventually
 
 
-async def failed(
-    stage: Stage, plane: Plane, *scripts: type[Harness], ending: Ending = Ending.FAILED
-) -> Route:
+async def failed(stage: Stage, plane: Plane, *scripts: type[Harness], ending: Ending = Ending.FAILED) -> Route:
     """A start that failed, after all of it has been cleared away."""
     stage.machine.next(*scripts)
     route = await plane.lease(ALICE, HELLO, wait_s=10)
@@ -187,6 +185,18 @@ async def test_a_tracked_step_follows_each_other(stage: Stage, plane: Plane) -> 
         (State.STARTING, "loading"),
         (State.READY, "ready"),
     ]
+
+
+async def test_a_disk_that_gets_full_under_a_loaded_app_is_not_the_apps_fault(stage: Stage, plane: Plane) -> None:
+    def fill(spec: SandboxSpec) -> None:
+        (stage.root / "run" / spec.sandbox_id / "lease.json.new").mkdir()
+
+    plane.engine.starting = fill
+    route = await plane.lease(ALICE, HELLO)
+    ended = await plane.until_ended(ALICE, HELLO)
+    assert (ended.step, ended.ending) == (Step.LOADING, Ending.SERVER)
+    assert "can't be written" in logs(plane, ended)
+    await eventually(lambda: stage.nothing_left_of(route.sandbox))
 
 
 # -- what a kill -9 would find on disk -------------------------------------------------------------------------------
