@@ -27,7 +27,7 @@ from .session_store import SessionKey, SessionStore
 
 T = TypeVar("T")
 SLOW_S = 2.0  # for the harness to say by itself, and where, that the first page takes too long
-SOCKETS_S = 10.0  # from the first process to both sockets: an interpreter start, however busy the machine
+HELLO_S = 10.0  # for a harness that has its sockets to answer
 
 
 class Starter:
@@ -170,7 +170,8 @@ class Starter:
             await self._engine.start(spec, on_step=lambda step: on_step(sandbox, step))
         async with self._timed(sandbox, "start"):
             on_step(sandbox, Step.STARTING)
-            await self._alive(sandbox, self._run.wait_for_sockets(lease.sandbox, lease.uid, timeout_s=SOCKETS_S))
+            most_s = lease.limits.start_timeout_s  # on a busy machine an interpreter takes what it takes
+            await self._alive(sandbox, self._run.wait_for_sockets(lease.sandbox, lease.uid, timeout_s=most_s))
             sandbox.control_address = self._engine.control_address(spec)
             boot_log = self._run.seal(lease.sandbox, lease.uid)
             if boot_log:
@@ -199,7 +200,7 @@ class Starter:
             sandbox.control_address,
             self._listener,
             orphan_timeout_s=self._orphan_timeout_s,
-            timeout_s=SOCKETS_S,
+            timeout_s=HELLO_S,
         )
         return link
 

@@ -179,8 +179,9 @@ class Stage:
             await self._open.aclose()
         finally:
             for name in self.containers():
-                with suppress(docker.errors.NotFound):
+                with suppress(docker.errors.APIError):  # it is gone, or on its way
                     self.client.remove_container(name, v=True, force=True)
+            await eventually(lambda: not self.containers())
             for volume_name in (self.instance, self.data_volume):
                 self.client.remove_volume(volume_name, force=True)
             shutil.rmtree(self.folder / "state", ignore_errors=True)
