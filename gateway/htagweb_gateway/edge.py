@@ -20,7 +20,7 @@ class Edge(NamedTuple):
     host: bytes
     client: str  # the visitor's address, as far as it can be believed
     proxied: bool  # some proxy says that it is in front, trusted or not
-    client_told: bool  # by a trusted proxy
+    client_told: bool  # by a trusted proxy, as an address
     scheme_known: bool  # by configuration or a trusted proxy; else it is only how the last hop came in
     app: AppName = AppName("")  # the one whose own host was asked, with `apps_domain`
 
@@ -55,18 +55,17 @@ class Edges:
         peer = scope["client"][0] if scope.get("client") else ""
         scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
         known = False
-        client = peer
-        trusted = bool(told) and self._trusts(peer)
-        if trusted:
+        client, client_told = peer, False
+        if told and self._trusts(peer):
             said = told.get(b"x-forwarded-proto", b"").split(b",")[-1].strip().lower()
             if said in (b"http", b"https"):
                 scheme, known = said.decode(), True
-            client = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
+            client, client_told = self._client(peer, told.get(b"x-forwarded-for", b"").decode("latin-1").split(","))
         if self._public_scheme:
             scheme, known = self._public_scheme, True
         if self.app_hosts is None:
-            return Edge(scheme, host, client, bool(told), trusted, known)
-        return Edge(scheme, host, client, bool(told), trusted, known, self.app_hosts.app_at(host))
+            return Edge(scheme, host, client, bool(told), client_told, known)
+        return Edge(scheme, host, client, bool(told), client_told, known, self.app_hosts.app_at(host))
 
     def from_proxy(self, scope: dict[str, Any]) -> bool:
         """Whether a trusted proxy sends this request."""
@@ -81,11 +80,28 @@ class Edges:
             return False
         return any(ip in network for network in self._trusted)
 
-    def _client(self, peer: str, hops: Iterable[str]) -> str:
-        """The rightmost hop that no trusted proxy is: what lies left of it, the visitor may have invented."""
+    def _client(self, peer: str, hops: Iterable[str]) -> tuple[str, bool]:
+        """The rightmost hop that no trusted proxy is: what lies left of it, the visitor may have invented. With False
+        where a proxy told something else than an address: then it is the proxy itself, and who it is for isn't known.
+        """
         client = peer
         for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
             if not self._trusts(client):
                 break
-            client = hop
-        return client
+            if not (address := _address(hop)):
+                return client, False
+            client = address
+        return client, True
+
+
+def _address(hop: str) -> str:
+    """As proxies write it, some of them with the port: 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1]:80. "" for
+    anything else."""
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        return "" if "%" in hop else str(ipaddress.ip_address(hop))  # behind a % may stand anything
+    except ValueError:
+        return ""

@@ -33,14 +33,25 @@ def by(*forwarded: bytes, peer: str = PROXY) -> Edge:
         ([INVENTED + b", 2001:db8::7, fd00::1"], "2001:db8::7"),
         ([b"10.0.0.3"], BALANCER),  # a visitor at home in the proxies' network
         ([b""], PROXY),
-        ([INVENTED + b", unknown"], "unknown"),
-        ([INVENTED + b", 198.51.100.7:80, 10.0.0.3"], "198.51.100.7:80"),
-        ([INVENTED + b", \xff\xfe"], "\xff\xfe"),
+        ([INVENTED + b", 198.51.100.7:80, 10.0.0.3"], VISITOR),  # as some write it
+        ([INVENTED + b", [2001:DB8:0::7]:80"], "2001:db8::7"),
+        ([INVENTED + b", [2001:db8::7], [fd00::1]:443"], "2001:db8::7"),
     ],
 )
 def test_the_visitor_is_the_rightmost_hop_that_no_proxy_of_ours_is(forwarded: list[bytes], client: str) -> None:
     found = by(*forwarded)
     assert (found.client, found.own_client, found.client_told) == (client, client, True)
+
+
+@pytest.mark.parametrize(
+    "hop",
+    [b"unknown", b"_hidden", b"\xff\xfe", b"1.2.3", b"1.2.3.4.5", b"[", b"::1%" + b"x" * 5000, b"9" * 9000, b"host:80"],
+)
+@pytest.mark.parametrize("behind", [b"", b", 10.0.0.3"])
+def test_a_hop_that_is_no_address_is_nobodys(hop: bytes, behind: bytes) -> None:
+    found = by(INVENTED + b", " + hop + behind)
+    assert found.client == (BALANCER if behind else PROXY)
+    assert (found.own_client, found.client_told) == ("", False)  # many may come by that proxy
 
 
 @pytest.mark.parametrize("peer", [STRANGER, "not an address", ""])
