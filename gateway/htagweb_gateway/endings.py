@@ -17,6 +17,12 @@ class Words(NamedTuple):
 _KEPT = "What you had open in it is gone; your session is kept."
 
 
+# Of an app that is not published, or not for whoever asks: which of the two, nobody is told.
+NOT_HERE = Words(
+    "This app can't be opened", "It is no longer published here, or not for you. Your session is kept.", "Try again"
+)
+
+
 def ending_words(route: Route | None) -> Words:
     """Say why there is no running app behind a page. None: nothing is known of one any more."""
     if route is None or route.state is not State.ENDED:

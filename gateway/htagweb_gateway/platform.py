@@ -14,7 +14,7 @@ from htagweb_orchestrator.model import AppName, Ending, Person, Route, State
 from . import admin, front
 from .admin import OperatorSite
 from .edge import Edge
-from .endings import ending_words, line_words, progress, step_times, usual_words
+from .endings import NOT_HERE, ending_words, line_words, progress, step_times, usual_words
 from .entering import Entrance
 from .forms import FormRefused, read_form
 from .icons import ICONS, Icons
@@ -194,7 +194,7 @@ class PlatformSite:
             route = await self._fresh(visitor, name, self._gateway.routes.get(visitor.user, name))
             if route is not None and route.state is State.READY and not await self._gateway.reached(route, card, edge):
                 route = msgspec.structs.replace(route, state=State.STARTING)  # nothing there that a page could open yet
-        words = ending_words(route)
+        words = ending_words(route) if card is not None else NOT_HERE
         ended = route is None or route.state is State.ENDED
         facts = {
             "app": name,

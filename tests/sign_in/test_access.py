@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -187,6 +188,10 @@ async def test_whoever_may_not_open_it_any_more_is_shut_out_of_what_he_has_open(
         async with asyncio.timeout(5):
             await sockets[1].recv()
     assert (await bob.get("/clock/")).status == 404
+    # What his open page says: no more than of an app that never was.
+    told, unknown = [json.loads((await bob.get(f"/-/status?app={app}")).body) for app in ("clock", "never")]
+    assert told | {"app": "never"} == unknown
+    assert told["text"] == "It is no longer published here, or not for you. Your session is kept."
     await sockets[0].send("still here")
     assert await sockets[0].recv() == "still here"
     assert (await ann.get("/clock/")).status == 200
