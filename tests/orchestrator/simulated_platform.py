@@ -275,7 +275,7 @@ class Platform:
         self.watch.cancel()
         for unreported in self.gateway.fresh:  # the last seconds of it are lost
             self.used_s[unreported].clear()
+        self.gateway = Gateway()  # knows no route until it watches: a dead one carries no click
         await asyncio.sleep(self.rng.uniform(0.5, 5.0))
-        self.gateway = Gateway()
         if self.plane is not None:
             self.watch = self.spawn(self._watch(self.plane))
