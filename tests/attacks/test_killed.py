@@ -8,7 +8,7 @@ import pytest
 
 from htagweb_orchestrator.model import AppName, State, UserId
 from tests.attacks.processes import orchestrator, serves
-from tests.attacks.stage import Stage, eventually
+from tests.attacks.stage import CONSOLE_SOURCE, Stage, eventually
 from tests.engines.conftest import SOCKET
 
 pytestmark = pytest.mark.docker
@@ -54,6 +54,9 @@ async def test_11_a_kill_in_the_middle_of_a_start_leaves_nothing(
     _on_default_socket()
     stage = closed_stage
     user = UserId("somebody")
+    stage.publish(
+        "console.py", "import time\ntime.sleep(1e6)\n" + CONSOLE_SOURCE
+    )  # so that the start isn't over before
     async with orchestrator(stage) as process:
         client = await serves(stage)
         await eventually(lambda: not stage.containers() and not stage.run.ids())  # of the self-test
@@ -62,6 +65,7 @@ async def test_11_a_kill_in_the_middle_of_a_start_leaves_nothing(
         process.kill()
         await process.wait()
         await client.close()
+    stage.publish("console.py", CONSOLE_SOURCE)
     async with orchestrator(stage):
         client = await serves(stage)
         await eventually(lambda: not any(route.sandbox in name for name in stage.containers()))

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ pytestmark = pytest.mark.docker
 
 # Each line is run by whatever runs a .pth file; nothing but an app's own sandbox may.
 RUNS = "import os; os.environ['TINY_RAN'] = str(os.getpid())\n"
+
+SERVER = ["-m", "http.server", "8000", "--directory", "/index"]
+SILENT = ["-c", "import socket, time; socket.create_server(('', 8000)); time.sleep(1000)"]  # answers nobody
 
 
 async def test_a_package_runs_nowhere_but_in_its_apps_sandboxes(stage: Stage) -> None:
@@ -80,9 +83,13 @@ async def order(maker: DockerImages, stage: Stage, *requirements: str, **values:
 async def test_a_build_has_the_wall_of_a_sandbox(stage: Stage, maker: DockerImages) -> None:
     wheel(stage.wheels, "tiny", "1.0")
     wanted = await order(maker, stage, "tiny")
-    making = asyncio.create_task(maker.make(wanted, lambda text: None))
-    (found,) = await eventually(lambda: [each for each in stage.builders() if each["State"] == "running"])
-    made = stage.client.inspect_container(found["Id"])
+    builders: list[dict[str, Any]] = []
+
+    def look(log: str) -> None:  # is told of it while the container is there, and once at least
+        builders.extend(stage.client.inspect_container(each["Id"]) for each in stage.builders())
+
+    await maker.make(wanted, look)
+    made = builders[0]
     host = made["HostConfig"]
     assert made["Config"]["User"] == f"{UID}:{UID}"
     assert (host["NetworkMode"], host["CapDrop"], host["PidsLimit"]) == ("none", ["ALL"], 64)
@@ -90,7 +97,6 @@ async def test_a_build_has_the_wall_of_a_sandbox(stage: Stage, maker: DockerImag
     assert json.loads(host["SecurityOpt"][1].partition("=")[2])["defaultAction"]
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (512 * 2**20, 512 * 2**20, 10**9)
     assert not made["Mounts"]
-    await making
     assert not stage.builders()
 
 
@@ -104,19 +110,8 @@ async def test_a_build_that_takes_too_long_or_too_much_is_ended(stage: Stage, ma
     assert not stage.images()
 
 
-async def test_what_a_killed_orchestrator_left_of_a_build_is_removed(stage: Stage, maker: DockerImages) -> None:
-    wheel(stage.wheels, "tiny", "1.0")
-    wanted = await order(maker, stage, "tiny")
-    making = asyncio.create_task(maker.make(wanted, lambda text: None))
-    await eventually(stage.builders)
-    await maker.tidy()  # as the next one does at its start
-    with pytest.raises(EngineUnavailable):
-        await making
-    assert not stage.builders()
-
-
 @contextmanager
-def _served(stage: Stage, folder: Path) -> Iterator[tuple[str, str]]:
+def _served(stage: Stage, folder: Path, command: Sequence[str] = SERVER) -> Iterator[tuple[str, str]]:
     """These files by HTTP, in a network that leads nowhere else; its name, and that of the host in it."""
     name = f"{stage.instance}-index"
     client = stage.client
@@ -125,7 +120,7 @@ def _served(stage: Stage, folder: Path) -> Iterator[tuple[str, str]]:
     try:
         server = client.create_container(
             IMAGE,
-            ["-m", "http.server", "8000", "--directory", "/index"],
+            list(command),
             entrypoint=["python3", "-u"],
             name=name,
             host_config=client.create_host_config(network_mode=name),
@@ -140,6 +135,18 @@ def _served(stage: Stage, folder: Path) -> Iterator[tuple[str, str]]:
         if server:
             client.remove_container(server, force=True)
         client.remove_network(network)
+
+
+async def test_what_a_killed_orchestrator_left_of_a_build_is_removed(stage: Stage, maker: DockerImages) -> None:
+    (stage.folder / "index").mkdir()
+    with _served(stage, stage.folder / "index", SILENT) as (network, host):
+        wanted = await order(maker, stage, "tiny", index_url=f"http://{host}:8000/simple/", network=network)
+        making = asyncio.create_task(maker.make(wanted, lambda text: None))
+        await eventually(lambda: [each for each in stage.builders() if each["State"] == "running"])
+        await maker.tidy()  # as the next one does at its start
+        with pytest.raises(EngineUnavailable):
+            await making
+    assert not stage.builders()
 
 
 async def test_an_indexs_password_stays_out_of_everything_that_is_kept(stage: Stage, maker: DockerImages) -> None:
