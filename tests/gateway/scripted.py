@@ -47,7 +47,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
 
 
-async def eventually(condition: Callable[[], bool], *, within_s: float = 2.0) -> None:
+async def eventually(condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
     """Wait until `condition` holds; fail if it doesn't in time."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  a condition of any kind, not an event of ours
@@ -68,25 +68,25 @@ class Wire:
     def write(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def send(self, data: bytes, *, within_s: float = 5.0) -> None:
+    async def send(self, data: bytes, *, within_s: float = 15.0) -> None:
         async with asyncio.timeout(within_s):
             self.writer.write(data)
             await self.writer.drain()
 
-    async def head(self, *, within_s: float = 5.0) -> bytes:
+    async def head(self, *, within_s: float = 15.0) -> bytes:
         """A head, the empty line included."""
         async with asyncio.timeout(within_s):
             return await self.reader.readuntil(b"\r\n\r\n")
 
-    async def exactly(self, size: int, *, within_s: float = 5.0) -> bytes:
+    async def exactly(self, size: int, *, within_s: float = 15.0) -> bytes:
         async with asyncio.timeout(within_s):
             return await self.reader.readexactly(size)
 
-    async def some(self, *, within_s: float = 5.0) -> bytes:
+    async def some(self, *, within_s: float = 15.0) -> bytes:
         async with asyncio.timeout(within_s):
             return await self.reader.read(65536)
 
-    async def rest(self, *, within_s: float = 5.0) -> bytes:
+    async def rest(self, *, within_s: float = 15.0) -> bytes:
         """All until the other side closes, in an orderly way or not."""
         data = bytearray()
         async with asyncio.timeout(within_s):
@@ -97,7 +97,7 @@ class Wire:
                 pass
         return bytes(data)
 
-    async def response(self, *, within_s: float = 5.0, head_only: bool = False) -> Response:
+    async def response(self, *, within_s: float = 15.0, head_only: bool = False) -> Response:
         """One response off a kept-alive connection. Raises IncompleteReadError where it breaks off."""
         head = await self.head(within_s=within_s)
         status, *lines = head[:-4].split(b"\r\n")
@@ -117,7 +117,7 @@ class Wire:
         async with asyncio.timeout(within_s):
             return int(await self.reader.readuntil(b"\r\n"), 16)
 
-    async def closed(self, *, within_s: float = 1.0) -> None:
+    async def closed(self, *, within_s: float = 5.0) -> None:
         """Wait until the other side has closed; what it still says is dropped."""
         await self.rest(within_s=within_s)
 

@@ -25,7 +25,7 @@ async def test_a_visitor_who_leaves_before_the_head_ends_the_request(caplog: pyt
         await wire.send(get())
         await eventually(lambda: len(sandbox.wires) == 1)
         wire.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await left.wait()
         await eventually(lambda: app.running == 0)
     assert app.faults == []
@@ -46,7 +46,7 @@ async def test_a_visitor_who_leaves_in_mid_body_ends_the_request(caplog: pytest.
         await wire.send(get())
         await wire.head()
         wire.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await left.wait()
         await eventually(lambda: app.running == 0)
     assert caplog.records == []
@@ -66,7 +66,7 @@ async def test_a_visitor_who_leaves_in_mid_upload_ends_the_request(caplog: pytes
         await wire.send(get(b"/app/", b"Content-Length: 10", method=b"POST") + b"hello")
         await eventually(lambda: app.uploads == 1)
         wire.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await left.wait()
         await eventually(lambda: app.running == 0)
     assert caplog.records == []
@@ -162,13 +162,15 @@ async def test_a_post_never_meets_a_connection_that_was_closed_before() -> None:
 
 
 async def test_idle_connections_are_used_again_and_expire() -> None:
-    async with path_to(answering(HELLO), idle_timeout_s=0.2) as (server, app, sandbox):
+    async with path_to(answering(HELLO)) as (server, app, sandbox):
         for _ in range(3):
             assert (await server.get()).body == b"hello"
         assert len(sandbox.wires) == 1
-        await eventually(lambda: app.upstream.open == 0)
-        assert (await server.get()).body == b"hello"
-        assert len(sandbox.wires) == 2
+    async with path_to(answering(HELLO), idle_timeout_s=0.2) as (server, app, sandbox):
+        for count in (1, 2):
+            assert (await server.get()).body == b"hello"
+            assert len(sandbox.wires) == count
+            await eventually(lambda: app.upstream.open == 0)
 
 
 async def test_the_pool_keeps_no_more_than_it_may() -> None:

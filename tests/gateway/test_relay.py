@@ -349,10 +349,10 @@ async def test_a_sandbox_that_is_not_there_is_unreachable(carrier: str) -> None:
 
 async def test_pings_are_answered_and_are_no_activity(stage: Staging) -> None:
     async with stage(hold) as found, found.visit() as visitor:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await (await visitor.ping())
         await eventually(lambda: len(found.sockets) == 1)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await (await found.sockets[0].ping())
         assert found.app.messages == 0
 

@@ -68,7 +68,7 @@ async def pair(
         async with gateway(app, ws=FrontWebSocket, **options) as server:
             visitor = await server.connect(small=small)
             await open_socket(visitor, *offered)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 inside = await ready
             try:
                 yield Pair(visitor, inside, app, server)
@@ -271,7 +271,7 @@ async def test_who_leaves_within_the_handshake_lets_the_sandbox_go_at_once(caplo
         await visitor.send(get(b"/app/ws", *HANDSHAKE))
         await eventually(lambda: len(found.wires) == 1)
         visitor.abort()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await left.wait()
         await eventually(lambda: app.running == 0)
     assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []

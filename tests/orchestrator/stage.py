@@ -67,7 +67,7 @@ BRIEF = AppName("brief")
 BRIEF_S = 2.0  # its max_lifetime: its end proves that the reaper has looked
 
 
-async def eventually(condition: Callable[[], object], *, within_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], *, within_s: float = 15.0) -> None:
     """Wait until `condition` holds; fail if it doesn't in time."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110  a condition of any kind, not an event of ours
@@ -164,7 +164,7 @@ class Plane(ControlPlane):
 
     async def until_ended(self, user: UserId, app: AppName) -> Route:
         """Wait for the end of what this user has; return how it is explained."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while (route := await self.find(user, app)) is None or route.state is not State.ENDED:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         return route

@@ -50,7 +50,7 @@ async def test_an_app_that_is_deaf_holds_no_route_up(stage: Stage, plane: Plane)
 
     stage.machine.next(Deaf)
     await plane.until_ready(ALICE, HELLO)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await plane.belongings.patch_session(ALICE, HELLO, {"n": 1}, [])
 
 

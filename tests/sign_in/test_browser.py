@@ -83,7 +83,7 @@ async def test_who_signs_out_in_another_tab_sees_his_app_stop_at_once(context: B
     # By the browser's clock, however late this test is told. It takes milliseconds; by asking, the page would learn of
     # it within 30 s.
     took_ms = await page.evaluate("closedAt - Number(localStorage.clickedAt)")
-    assert 0 <= took_ms < 1000
+    assert 0 <= took_ms < 10_000
     # The shim keeps the page's own socket open: an htag page would fall to other transports.
     assert await page.evaluate("socket.readyState") == 1
     await page.screenshot(path=shots / "signed-out.png")

@@ -134,7 +134,7 @@ async def test_behind_caddy_people_sign_in_and_their_cookie_is_for_https_alone(
             await talk.send("hello")
             assert await talk.recv() == "hello"
         async with ann.stream("GET", "/clock/events", headers={"Accept": "text/event-stream"}) as events:
-            async with asyncio.timeout(5):  # not held back
+            async with asyncio.timeout(15):  # not held back
                 assert await anext(events.aiter_lines()) == "data: first"
     async with httpx.AsyncClient(trust_env=False) as plain:
         moved = await plain.get(f"http://localhost:{caddy.plain_port}/clock/")
