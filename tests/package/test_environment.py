@@ -100,9 +100,19 @@ def test_the_oldest_starlette_that_it_takes_will_do(
     if installed.returncode:
         pytest.skip(f"no package index: {installed.stderr[-200:]}")
     source = SERVES.partition("import re\n")[0] + (
-        "import starlette\n"
-        'with TestClient(WebServerWS("hello:App")) as client:\n'
-        '    print(starlette.__version__, "hello nobody" in client.get("/").text)\n'
+        "import re, starlette\n"
+        "async def note(request):\n"
+        '    request.session["seen"] = True\n'
+        '    return await server.handle(request, "hello:App")\n'
+        'server = WebServerWS("hello:App")\n'
+        'server.add_route("/note", note)\n'
+        "with TestClient(server) as client:\n"
+        '    page = client.get("/note").text\n'
+        '    base = re.search("/_/app-[0-9a-f]+/", page)[0]\n'
+        """    instance = re.search('INSTANCE = "([^"]+)"', page)\n"""
+        '    path = f"_ws?instance={instance[1]}&page=a&got=0" if instance else "ws"\n'
+        "    with client.websocket_connect(base + path):\n"
+        '        print(starlette.__version__, "hello nobody" in page)\n'
     )
     ran = run(source, write("hello.py", HELLO).parent, oldest, sites.root / f"site-gen{generation}")
     assert ran.stdout == "0.40.0 True\n", ran.stderr
