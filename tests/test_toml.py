@@ -39,9 +39,10 @@ def test_a_key_without_end_is_refused_before_it_costs_anything(text: str) -> Non
     assert time.process_time() - before_s < 2  # each took many seconds
 
 
-@pytest.mark.parametrize("piece", ['"', "'", '"""', "'''", '\\"', "\\", "'\"", '"\\"', '\n"', '"""\\', "."])
+@pytest.mark.parametrize("piece", ['"', "'", '"""', "'''", '\\"', "\\", "'\"", '"\\"', '\n"', '"""\\', '\\"""\n', "."])
 def test_a_text_made_to_be_looked_through_for_ever_is_not(piece: str) -> None:
-    for text in (piece * (MOST // len(piece)), 'x = "' + piece * (MOST // len(piece) - 5)):
+    many = piece * (MOST // len(piece) - 5)
+    for text in (many, f'x = "{many}', f"{many}\\"):
         before_s = time.process_time()
         with pytest.raises(BadToml):
             read(text, most=MOST)
@@ -62,6 +63,12 @@ def test_a_text_made_to_be_looked_through_for_ever_is_not(piece: str) -> None:
 )
 def test_dots_of_texts_and_comments_count_for_nothing(text: str) -> None:
     assert read(text, most=MOST) == tomllib.loads(text)
+
+
+def test_a_number_that_is_refused_is_said_without_a_line_that_is_not_its_own() -> None:
+    with pytest.raises(BadToml, match="Exceeds the limit") as refused:
+        read("x = " + "1" * 5000 + "\ny = 1\n", most=MOST)
+    assert refused.value.line == 0
 
 
 def test_the_lines_of_a_long_list_are_found_soon() -> None:

@@ -11,7 +11,7 @@ MAX_DOTS = 50
 
 # Texts and comments, as TOML has them; what doesn't end is one as well, so that nothing is looked through twice.
 _NO_KEY = re.compile(
-    r'"""(?:[^\\]|\\.)*?(?:"""+|\Z)|' + r"'''.*?(?:'''+|\Z)|" + r'"(?:[^"\\\n]|\\.)*"?|' + r"'[^'\n]*'?|#[^\n]*",
+    r'"""(?:[^\\]|\\.|\\\Z)*?(?:"""+|\Z)|' + r"'''.*?(?:'''+|\Z)|" + r'"(?:[^"\\\n]|\\.)*"?|' + r"'[^'\n]*'?|#[^\n]*",
     re.DOTALL,
 )
 _AT = re.compile(r" ?\(at line (\d+), column \d+\)$")
@@ -41,4 +41,5 @@ def read(text: str, *, most: int) -> dict[str, Any]:
     except ValueError as error:  # besides TOMLDecodeError: a number of too many digits
         at = _AT.search(str(error))
         problem = str(error)[: at.start()] if at else str(error)
-        raise BadToml(f"not TOML: {problem}", int(at[1]) if at else len(text.splitlines())) from error
+        last = len(text.splitlines()) if isinstance(error, tomllib.TOMLDecodeError) else 0  # "at end of document"
+        raise BadToml(f"not TOML: {problem}", int(at[1]) if at else last) from error
