@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,20 @@ except MemoryError:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60)
     assert (ran.stdout, ran.stderr) == ("refused\n", "")
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_one_that_was_killed_ran_out_of_memory_by_what_it_used_itself(bench: ProcessBench, full: bool) -> None:
+    """And not by what the server has, which is more than so small a limit."""
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert ours > 40 << 20
+    eaten = f"b'x' * {ours + (32 << 20)}" if full else "0"
+    spec = await bench.start(
+        f"eaten = {eaten}; import signal; os.kill(os.getpid(), signal.SIGSEGV)", memory_bytes=40 << 20
+    )
+    await eventually(lambda: not bench.running(spec.sandbox_id))
+    (found,) = await bench.engine.list_managed()
+    assert (found.exit_code, found.out_of_memory) == (128 + 11, full)
 
 
 async def test_without_unix_sockets_both_doors_take_a_secret(bench: ProcessBench) -> None:

@@ -44,6 +44,7 @@ class _Process:
     spec: SandboxSpec
     secret: str
     began: float
+    before_bytes: int  # what its account of memory begins with
     exit_code: int | None = None
     out_of_memory: bool = False
     gone: asyncio.Event = field(default_factory=asyncio.Event)
@@ -176,7 +177,7 @@ class ProcessEngine:
                 )
         except FileNotFoundError as error:
             raise OSError(error.errno, f"{error.filename}: {error.strerror}") from error
-        process = _Process(popen, spec, secret, began)
+        process = _Process(popen, spec, secret, began, _most_bytes())
         try:
             self._note(process)
         except OSError:
@@ -200,7 +201,8 @@ class ProcessEngine:
                 _kill(popen.pid)
         code, most_bytes = _reaped(popen)
         # Where nothing at all is left, C code that took an allocation for granted is broken off.
-        full = code < 0 and most_bytes > FULL * process.spec.memory_bytes > 0
+        least_bytes = FULL * process.spec.memory_bytes
+        full = code < 0 and least_bytes > 0 and most_bytes > max(least_bytes, process.before_bytes)
         process.out_of_memory = code == OUT_OF_MEMORY or full
         if popen.stdin is not None:
             popen.stdin.close()
@@ -310,6 +312,15 @@ class ProcessEngine:
                 for process in list(self._processes.values()):
                     await process.gone.wait()
         self._processes.clear()
+
+
+def _most_bytes() -> int:
+    """How much memory we had at most. exec(2) leaves that in the account of the process that we begin."""
+    if sys.platform == "linux":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return 0
 
 
 def _reaped(popen: subprocess.Popen[bytes]) -> tuple[int, int]:
