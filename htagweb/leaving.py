@@ -61,6 +61,7 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if not self._over:
+            self._over = message["type"] == "http.response.body" and not message.get("more_body", False)
             await self._send(message)
 
     async def end(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -17,8 +18,10 @@ from typing import TypeVar
 
 import httpx
 import pytest
+from starlette.types import Message
 from websockets.sync.client import connect
 
+from htagweb.leaving import EventStreams
 from tests.sites import Sites
 
 from .conftest import Write
@@ -65,10 +68,13 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        self.port = int(
-            until(lambda: re.search(r"(?:Listening at: |running on )http://[^:]+:(\d+)", self.said()), self)[1]
-        )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=BOOT_S, trust_env=False)
+        self.client = httpx.Client(timeout=BOOT_S, trust_env=False)
+
+    def wait(self) -> None:
+        """Until it listens."""
+        said = until(lambda: re.search(r"(?:Listening at: |running on )http://[^:]+:(\d+)", self.said()), self)
+        self.port = int(said[1])
+        self.client.base_url = f"http://127.0.0.1:{self.port}"
 
     def said(self) -> str:
         return self.log.read_text()
@@ -145,6 +151,7 @@ def test_a_server_that_is_told_to_end_ends_soon_and_leaves_nothing(
 ) -> None:
     server = Server([*command, "server:app"], write("server.py", SERVER).parent, sites)
     try:
+        server.wait()
         tab = User(server.client).open("/sockets" if held is socket else "/")  # type: ignore[arg-type]
         workers = 4 if command[0] == "gunicorn" else 1
         until(lambda: server.said().count("startup complete") == workers or None, server)
@@ -155,3 +162,17 @@ def test_a_server_that_is_told_to_end_ends_soon_and_leaves_nothing(
     finally:
         server.end()
     assert held is click or "Traceback" not in server.said()  # that one is broken off
+
+
+async def test_a_stream_that_has_just_ended_by_itself_is_not_ended_again() -> None:
+    streams, sent = EventStreams(), []
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    with streams.following(send) as followed:
+        await followed({"type": "http.response.start", "headers": [(b"content-type", b"text/event-stream")]})
+        await followed({"type": "http.response.body", "body": b"the last"})
+        streams.end()
+        await asyncio.gather(*streams._ends)
+    assert sent == ["http.response.start", "http.response.body"]
