@@ -13,7 +13,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 ARGS = ["--no-sandbox", "--disable-gpu"]
-PATIENCE_MS = 20_000  # what takes milliseconds takes seconds where everything else runs at the same time
+PATIENCE_MS = 30_000  # what takes milliseconds takes seconds where everything else runs at the same time
 for api in (async_api, sync_api):
     api.expect.set_options(timeout=PATIENCE_MS)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from tests.chromium import ARGS, CHROMIUM, NOTE_DRAWN, PATIENCE_MS
 from tests.e2e.stack import Stack
 
 Visitor = Callable[[], Page]
@@ -38,24 +39,27 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")  # its event loop runs for as long as it lives, and other modules have their own
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         yield chromium
         chromium.close()
 
 
+def arrival(browser: Browser, url: str) -> BrowserContext:
+    """A browser profile that knows no cookie yet."""
+    context = browser.new_context(base_url=url)
+    context.set_default_timeout(PATIENCE_MS)
+    context.add_init_script(NOTE_DRAWN)
+    return context
+
+
 @pytest.fixture
 def visitor(browser: Browser, stack: Stack) -> Iterator[Visitor]:
-    """A function that makes a new visitor: a page in a browser profile of its own, which knows no cookie yet."""
+    """A function that makes a new visitor: a page in a browser profile of its own."""
     contexts = []
 
     def arrive() -> Page:
-        context = browser.new_context(base_url=stack.url)
-        context.set_default_timeout(15_000)
-        contexts.append(context)
-        return context.new_page()
+        contexts.append(arrival(browser, stack.url))
+        return contexts[-1].new_page()
 
     yield arrive
     for context in contexts:

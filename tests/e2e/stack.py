@@ -32,7 +32,7 @@ access = "signed-in"
 
 [apps.brief]
 title = "Brief"
-idle_timeout = "3s"
+idle_timeout = "6s"
 
 [apps.drowsy]
 idle_timeout = "12s"
@@ -51,7 +51,7 @@ interaction_timeout = "1s"
 
 [apps.working]
 interaction_timeout = "2s"
-idle_timeout = "4s"
+idle_timeout = "6s"
 
 [apps.hungry]
 memory = "64m"
@@ -114,6 +114,7 @@ class Stack:
             shutil.copy(REPOSITORY / "apps/counter.py", apps / f"{name}.py")
         shutil.copy(REPOSITORY / "apps/counter2.py", apps / "members.py")
         shutil.copy(REPOSITORY / "tests/apps/slowstart.py", apps / "neverstart.py")
+        shutil.copy(REPOSITORY / "tests/apps/endless.py", apps / "spins.py")
         shutil.copy(REPOSITORY / "apps/counter.py", apps / "sealed.py")
         shutil.copy(REPOSITORY / "apps/counter2.py", apps / "sealed2.py")
         (self.folder / "htagweb.toml").write_text(CONFIG)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from playwright.async_api import BrowserContext, Page, async_playwright, expect
+from playwright.async_api import BrowserContext, Page, expect
 
+from tests.chromium import chromium
 from tests.e2e.clicker import APP, Clicker
 from tests.e2e.conftest import free_port
 from tests.e2e.stack import PROJECT, Stack, docker, until
@@ -86,9 +87,8 @@ async def test_what_one_visitor_leaves_no_other_finds_in_a_warm_sandbox(platform
     def gone(sandbox: str) -> bool:
         return not any(sandbox in box["Names"] for box in platform.containers())
 
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        ann, bob, carol = [await chromium.new_context(base_url=platform.url) for _ in range(3)]
+    async with chromium() as browser:
+        ann, bob, carol = [await browser.new_context(base_url=platform.url) for _ in range(3)]
         page, first = await opened(ann)
         shown = page.locator("output")
         await expect(shown).to_have_text("found [] []")
@@ -104,7 +104,6 @@ async def test_what_one_visitor_leaves_no_other_finds_in_a_warm_sandbox(platform
         sandboxes = {sandbox for _, sandbox in pages}
         assert len(sandboxes | {first}) == 4
         assert sandboxes & waiting
-        await chromium.close()
 
 
 class Chaos:

@@ -17,13 +17,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import Visitor
+from tests.e2e.conftest import Visitor, arrival
 from tests.e2e.stack import Stack, docker, until
 from tests.e2e.test_main_job import expect_count, open_app, opened, step_up
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
-PATIENCE_MS = 15_000
 Act = Callable[[Page, Stack], object]
 
 
@@ -91,7 +90,12 @@ def audited(stack: Stack, row: dict[str, Any]) -> list[str]:
 
 def counted(stack: Stack, app: str) -> Counter[str]:
     """Of this app, by ending, as Prometheus is told beside the gateway."""
-    found = re.findall(rf'htagweb_endings_total{{app="{app}",ending="(\w+)"}} (\d+)', stack.metrics())
+
+    def told() -> str:  # whole, and not without an orchestrator that was too busy to answer
+        metrics = stack.metrics()
+        return metrics if re.search(r"^htagweb_up\S* 1", metrics, re.MULTILINE) else ""
+
+    found = re.findall(rf'htagweb_endings_total{{app="{app}",ending="(\w+)"}} (\d+)', until(told))
     return Counter({ending: int(count) for ending, count in found})
 
 
@@ -99,19 +103,19 @@ def counted(stack: Stack, app: str) -> Counter[str]:
 def test_each_ending_is_told_alike_in_page_command_log_audit_and_metrics(
     visitor: Visitor, stack: Stack, shots: Path, app: str, act: Act, word: str, title: str
 ) -> None:
-    page = open_app(visitor(), app)
-    (row,) = stack.rows()
     before = counted(stack, app)
+    page = open_app(visitor(), app)
+    sandbox = page.evaluate("app => fetch(`/-/status?app=${app}`).then(r => r.json()).then(r => r.sandbox)", app)
     act(page, stack)
     dialog = page.get_by_role("dialog", name=title)
-    expect(dialog).to_be_visible(timeout=PATIENCE_MS)
+    expect(dialog).to_be_visible()
     page.screenshot(path=shots / f"ended-{word}.png")
-    inspected = json.loads(stack.htagweb("inspect", row["id"], "--json").stdout)
+    inspected = json.loads(stack.htagweb("inspect", sandbox, "--json").stdout)
     assert (inspected["state"], inspected["ending"]) == ("ended", word)
     assert inspected["because"]
-    (logged,) = ends_logged(stack, row["id"])
-    assert (logged["ending"], logged["app"], logged["user"]) == (word, app, row["user"])
-    assert audited(stack, row) == [word]
+    (logged,) = ends_logged(stack, inspected["id"])
+    assert (logged["ending"], logged["app"], logged["user"]) == (word, app, inspected["user"])
+    assert audited(stack, inspected) == [word]
     assert counted(stack, app) - before == Counter([word])
     until(lambda: not stack.containers(), what="it leaves no container")
     dialog.get_by_role("button").click()
@@ -122,7 +126,7 @@ def test_each_ending_is_told_alike_in_page_command_log_audit_and_metrics(
 def test_a_start_that_fails_is_told_alike_too(visitor: Visitor, stack: Stack) -> None:
     page = visitor()
     page.goto("/crash/")
-    expect(page.get_by_role("heading", name="This app could not start")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="This app could not start")).to_be_visible()
     error_id = page.locator("code").first.inner_text()
     inspected = json.loads(stack.htagweb("inspect", error_id, "--json").stdout)
     assert (inspected["ending"], inspected["because"]) == ("failed", "it never got to its first page")
@@ -133,8 +137,8 @@ def test_a_start_that_fails_is_told_alike_too(visitor: Visitor, stack: Stack) ->
 def test_an_init_that_takes_too_long_says_so_and_where_it_was(visitor: Visitor, stack: Stack, shots: Path) -> None:
     page = visitor()
     page.goto("/neverstart/")
-    expect(page.get_by_role("heading", name="This app could not start")).to_be_visible(timeout=PATIENCE_MS)
-    expect(page.get_by_text("took longer than 1 second over its first page")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("heading", name="This app could not start")).to_be_visible()
+    expect(page.get_by_text("took longer than 1 second over its first page")).to_be_visible()
     page.screenshot(path=shots / "failed-init-too-long.png")
     assert "time.sleep(2)" in stack.htagweb("logs", page.locator("code").first.inner_text()).stdout
 
@@ -142,21 +146,24 @@ def test_an_init_that_takes_too_long_says_so_and_where_it_was(visitor: Visitor, 
 # -- interactions that take too long -----------------------------------------------------------------------------------
 
 
-def test_a_handler_that_spins_holds_up_nobody_else_and_its_line_is_in_the_log(visitor: Visitor, stack: Stack) -> None:
+def test_a_handler_that_spins_holds_up_nobody_else(visitor: Visitor, stack: Stack) -> None:
     other = open_app(visitor(), "counter")
-    page = open_app(visitor(), "endless")
-    sandbox = next(row["id"] for row in stack.rows() if row["app"] == "endless")
-    press("sync")(page, stack)
+    press("sync")(open_app(visitor(), "spins"), stack)  # for a minute
     for count in range(1, 4):
-        began = time.monotonic()
         step_up(other)
         expect_count(other, count)
-        assert time.monotonic() - began < 2
-    expect(page.get_by_role("dialog", name="This app took too long")).to_be_visible(timeout=PATIENCE_MS)
+    assert {row["app"] for row in stack.rows()} == {"counter", "spins"}
+
+
+def test_of_a_handler_that_takes_too_long_the_line_is_in_the_log(visitor: Visitor, stack: Stack) -> None:
+    page = open_app(visitor(), "endless")
+    sandbox = stack.rows()[0]["id"]
+    press("sync")(page, stack)
+    expect(page.get_by_role("dialog", name="This app took too long")).to_be_visible()
     said = stack.htagweb("logs", sandbox).stdout
     assert "This took longer than 2 s." in said
     assert "in spin" in said
-    assert [row["app"] for row in stack.rows()] == ["counter"]
+    assert stack.rows() == []
 
 
 @pytest.mark.parametrize("name", ["blocking", "awaiting"])
@@ -165,7 +172,7 @@ def test_work_that_says_it_takes_long_is_let_be_and_listed(visitor: Visitor, sta
     press(name)(page, stack)
     why = until(lambda: [row["why"] for row in stack.rows() if row["why"].startswith("busy")])
     assert re.fullmatch(rf"busy: an? {name} report, \d+s left", why[0])
-    expect(page.locator("output")).to_have_text(f"{name} done", timeout=PATIENCE_MS)
+    expect(page.locator("output")).to_have_text(f"{name} done")
 
 
 def test_work_keeps_its_sandbox_while_nobody_looks_also_when_the_orchestrator_is_killed(
@@ -189,35 +196,31 @@ def test_work_keeps_its_sandbox_while_nobody_looks_also_when_the_orchestrator_is
 
 @pytest.fixture(params=["websocket", "no websocket"])
 def page(request: pytest.FixtureRequest, browser: Browser, stack: Stack, no_websockets: str) -> Iterator[Page]:
-    context = browser.new_context(base_url=stack.url if request.param == "websocket" else no_websockets)
-    context.set_default_timeout(15_000)
+    context = arrival(browser, stack.url if request.param == "websocket" else no_websockets)
     yield context.new_page()
     context.close()
     stack.htagweb("reap", "--all", "--yes", check=False)
 
 
-def test_before_an_idle_end_the_page_counts_down_and_one_may_stay(page: Page, stack: Stack, shots: Path) -> None:
+def test_before_an_idle_end_the_page_counts_down_and_one_may_stay(page: Page, stack: Stack) -> None:
     open_app(page, "drowsy")
     bar = page.locator(".bar")
-    expect(bar).to_contain_text("Still there? Unused, this app ends in", timeout=PATIENCE_MS)
+    expect(bar).to_contain_text("Still there? Unused, this app ends in")
     expect(bar.locator(".clock")).to_have_text(re.compile("^0:0[0-3]$"))
-    page.screenshot(path=shots / "banner-idle.png")
     bar.get_by_role("button", name="Stay").click()
-    expect(bar).to_be_hidden(timeout=PATIENCE_MS)
-    assert stack.rows()[0]["left_s"] > 9
-    expect(bar).to_contain_text("Still there?", timeout=PATIENCE_MS)
+    expect(bar).to_be_hidden()
+    assert stack.rows()[0]["left_s"] > 4
+    expect(bar).to_contain_text("Still there?")
     step_up(page)
-    expect(bar).to_be_hidden(timeout=PATIENCE_MS)
-    expect(page.get_by_role("dialog", name="This app was put away")).to_be_visible(timeout=PATIENCE_MS)
+    expect(bar).to_be_hidden()
+    expect(page.get_by_role("dialog", name="This app was put away")).to_be_visible()
 
 
-def test_before_the_end_of_its_life_the_page_says_so(page: Page, shots: Path) -> None:
+def test_before_the_end_of_its_life_the_page_says_so(page: Page) -> None:
     open_app(page, "shortlived")
-    expect(page.locator(".bar")).to_contain_text(
-        "This app has run for as long as it may. It ends in", timeout=PATIENCE_MS
-    )
-    expect(page.locator(".bar button:visible")).to_have_count(0, timeout=PATIENCE_MS)
-    expect(page.get_by_role("dialog", name="Time's up for this app")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.locator(".bar")).to_contain_text("This app has run for as long as it may. It ends in")
+    expect(page.locator(".bar button:visible")).to_have_count(0)
+    expect(page.get_by_role("dialog", name="Time's up for this app")).to_be_visible()
 
 
 @pytest.mark.parametrize("app", ["counter", "counter2"])
@@ -228,7 +231,7 @@ def test_a_crash_is_shown_where_websockets_are_blocked_too(page: Page, stack: St
     remove(page, stack)
     # htag 2 without a WebSocket notices at the next click; else the dialog may cover the button already.
     page.get_by_role("button", name="one more").dispatch_event("click")
-    expect(page.get_by_role("dialog", name="This app crashed")).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_role("dialog", name="This app crashed")).to_be_visible()
 
 
 # -- where the time went -----------------------------------------------------------------------------------------------
