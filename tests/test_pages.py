@@ -150,7 +150,8 @@ def test_the_catalogue_tells_what_runs_of_an_app_that_is_no_longer_there(pages: 
     for query, listed in (("", True), ("old", True), ("counter", False)):
         page = pages.catalogue([(COUNTER, None)], platform=Platform(), gone=[gone], query=query)
         assert (
-            "old-shop No longer published. What you have of it still runs, 10 minutes at most," in text(page)
+            "old-shop No longer published here, or not for you. What you have of it still runs, 10 minutes at most,"
+            in text(page)
         ) is listed
         assert ('name="app" value="old-shop"' in bytes(page.body).decode()) is listed
         assert 'href="/old-shop/"' not in bytes(page.body).decode()
