@@ -44,8 +44,8 @@ def _app(what: str) -> str:
     if not said.endswith(".py") and not name:
         file = Path(f"{said}.py")
     if not file.is_file():
-        module, _, _ = said.partition(".") if name else (said.rpartition(".")[0].partition("."))
-        if module.isidentifier() and importlib.util.find_spec(module) is not None:
+        module, _, _ = said.partition(".") if name else said.rpartition(".")[0].partition(".")
+        if not said.endswith(".py") and module.isidentifier() and importlib.util.find_spec(module) is not None:
             return what
         raise TypeError(f"{what} is neither a folder nor an app: give a folder, a file, or module:Class")
     if not file.stem.isidentifier():

@@ -132,6 +132,7 @@ def test_the_command_serves_an_app_however_it_is_named(write: Write, sites: Site
     [
         ("nothing-here", "neither a folder nor an app"),
         ("nothing.py", "neither a folder nor an app"),
+        ("json.py", "neither a folder nor an app"),  # though there is a module of that name
         ("nothing:App", "neither a folder nor an app"),
         ("plain.py", "plain.py: no htag class in it, such as class App(Tag.div)"),
         ("broken.py", "broken.py, line 2:"),
