@@ -44,6 +44,7 @@ def test_what_compose_knows_is_let_through(tmp_path: Path) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-def test_a_name_that_compose_is_given_by_a_file_of_the_operators_is_let_through(tmp_path: Path) -> None:
-    (tmp_path / "compose.override.yaml").write_text("services: {gateway: {environment: {HTAGWEB_WORKERS: }}}\n")
+@pytest.mark.parametrize("name", ["compose.override.yaml", "compose.override.yml", "docker-compose.override.yml"])
+def test_a_name_that_compose_is_given_by_a_file_of_the_operators_is_let_through(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("services: {gateway: {environment: {HTAGWEB_WORKERS: }}}\n")
     assert checked(tmp_path, "HTAGWEB_WORKERS=4\n").returncode == 0
