@@ -75,6 +75,9 @@ class OwnApps:
     def access_of(self, name: str) -> Access:
         return self._settings.access_of(name)
 
+    def home(self) -> str:
+        return ""  # routes of the user's own say what `/` is
+
     def keep(self, versions: Collection[str]) -> None:
         pass
 

@@ -69,6 +69,13 @@ def test_what_is_said_about_an_app_counts_in_the_next_round(running: Running) ->
     assert running.catalogue.problems == ()
 
 
+def test_another_home_counts_without_a_restart(running: Running) -> None:
+    assert running.say('home = "hello"')
+    assert (running.catalogue.home(), running.catalogue.problems) == ("hello", ())
+    assert running.say("")
+    assert running.catalogue.home() == ""
+
+
 @pytest.mark.parametrize("key", ["parano", "http_only"])
 def test_an_app_that_is_to_talk_otherwise_is_another_version(running: Running, key: str) -> None:
     """Else one that was loaded before would be given to a visitor."""
@@ -125,11 +132,11 @@ def test_a_mistake_is_told_and_what_was_said_before_counts_on(running: Running) 
 
 
 def test_what_the_parts_were_made_with_waits_for_a_restart(running: Running) -> None:
-    assert running.say('message_size = "1m"\nhome = "hello"\n[apps.hello]\ntitle = "One"')
+    assert running.say('message_size = "1m"\nmax_per_user = 2\n[apps.hello]\ntitle = "One"')
     assert running.catalogue.get("hello").title == "One"
     assert running.catalogue.problems == (
         "htagweb.toml: message_size is used after a restart",
-        "htagweb.toml: home is used after a restart",
+        "htagweb.toml: max_per_user is used after a restart",
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from htagweb_orchestrator.model import (
     AppCard,
     AppName,
@@ -72,8 +74,10 @@ class RouteTable:
                 before = self._routes.pop((user, app), None)
                 if before is not None and before.state is State.READY:
                     self._on_ended(before.sandbox, "gone")
-            case AppsChanged(apps=apps):
+            case AppsChanged(apps=apps, home=home):
                 self.apps = {card.name: card for card in apps}
+                if home is not None:
+                    self.platform = msgspec.structs.replace(self.platform, home=home)
             case Snapshot(platform=platform, apps=apps, routes=routes):
                 self.apps = {card.name: card for card in apps}
                 if platform != self.platform or not self.filled:

@@ -91,6 +91,7 @@ class Apps(Protocol):
     def secrets(self, app: PublishedApp) -> dict[str, bytes]: ...
     def icon(self, name: str) -> Icon | None: ...
     def access_of(self, name: str) -> Access: ...
+    def home(self) -> str: ...
     def keep(self, versions: Collection[str]) -> None: ...
 
 
@@ -123,6 +124,7 @@ class Catalogue:
         self._now = now
         self._entries: dict[str, _Entry] = {}
         self._cards: tuple[AppCard, ...] = ()
+        self._home = settings.home  # when it was looked at last
         self._kept: frozenset[str] = frozenset()
         self._lost: set[str] = set()
         self._limits: dict[str, AppLimits] = {}
@@ -130,7 +132,8 @@ class Catalogue:
         self._warnings: tuple[str, ...] = ()
 
     def scan(self) -> bool:
-        """Look at folder and configuration; True if a card or a version changed. Blocks: milliseconds if none did."""
+        """Look at folder and configuration; True if a card, a version or the home changed. Blocks: milliseconds if
+        none did."""
         self._reconfigure()
         try:
             found = discovery.find(
@@ -149,7 +152,8 @@ class Catalogue:
         self._warn((*self.problems, *unknown_apps(self._settings, entries), *remarks))
         cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
         changed = cards != self._cards or _published(entries) != _published(self._entries)
-        self._entries, self._cards = entries, cards
+        changed = changed or self._settings.home != self._home
+        self._entries, self._cards, self._home = entries, cards, self._settings.home
         self._prune()
         return changed
 
@@ -173,6 +177,10 @@ class Catalogue:
     def access_of(self, name: str) -> Access:
         """Who may open an app."""
         return self._settings.access_of(name)
+
+    def home(self) -> str:
+        """The app that `/` leads to; "" for the catalogue."""
+        return self._settings.home
 
     def get(self, name: str) -> PublishedApp:
         """The version to start now. Raises AppNotFound; AppBroken or AppPreparing if there never was a good one."""

@@ -19,7 +19,7 @@ from .settings import AppLimits, Settings
 
 log = logging.getLogger(__name__)
 
-LIVE = frozenset({*LIMIT_KEYS, "access", "apps", "images"})
+LIVE = frozenset({*LIMIT_KEYS, "access", "apps", "home", "images"})
 """Fields of Settings that a change counts of at once."""
 
 

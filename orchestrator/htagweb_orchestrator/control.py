@@ -13,6 +13,8 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from . import reaper
 from .access import allows
 from .admission import Admission, network
@@ -488,7 +490,7 @@ class ControlPlane:
     def _snapshot(self) -> Snapshot:
         live = [self._route(sandbox) for sandbox in self._registry.all_live()]
         return Snapshot(
-            platform=self._settings.platform(self.warnings),
+            platform=msgspec.structs.replace(self._settings.platform(self.warnings), home=self._catalogue.home()),
             apps=self._catalogue.cards(),
             routes=(*live, *self._endings.routes()),
             sign_ins=self._sign_ins.all(),
@@ -578,7 +580,7 @@ class ControlPlane:
             changed = await asyncio.to_thread(self._catalogue.scan)
         if changed:
             self._catalogue.keep({sandbox.lease.version for sandbox in self._registry})
-            self._hub.publish(AppsChanged(apps=self._catalogue.cards()))
+            self._hub.publish(AppsChanged(apps=self._catalogue.cards(), home=self._catalogue.home()))
             for sandbox in self._registry.all_live():
                 if sandbox.state is not State.READY or not self.outdated(sandbox):
                     continue

@@ -261,6 +261,7 @@ class Snapshot(Struct, tag="snapshot", frozen=True):
 
 class AppsChanged(Struct, tag="apps", frozen=True):
     apps: tuple[AppCard, ...]
+    home: str | None = None  # as Platform.home; None: as before
 
 
 class RouteChanged(Struct, tag="route", frozen=True):

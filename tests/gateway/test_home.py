@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from htagweb_orchestrator.catalogue import Catalogue
+from tests.gateway.scripted import eventually
+from tests.orchestrator.stage import SOURCE
 from tests.sign_in.stage import Stage, place
 
 
@@ -19,6 +22,19 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     await stage.open(auth="anonymous", home="hello")
     yield stage
     await stage.close()
+
+
+async def test_a_home_that_changes_counts_at_once_and_for_a_gateway_that_comes_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor = stage.visitor()
+    assert place(await visitor.page("/")) == "/hello/"
+    monkeypatch.setattr(Catalogue, "home", lambda catalogue: "clock")
+    (stage.machine.root / "apps" / "another.py").write_text(SOURCE)  # so that something is told
+    await eventually(lambda: stage.gateway.routes.platform.home == "clock", within_s=15)
+    assert place(await visitor.page("/")) == "/clock/"
+    _, server = await stage.worker()
+    assert place(await stage.visitor(server=server).page("/")) == "/clock/"
 
 
 @pytest.mark.parametrize("query", ["", "?41", "?a=1&next=%2F%2Fevil.example&b=%20"])

@@ -70,6 +70,7 @@ class World:
             async with asyncio.timeout(60):
                 async for each in changes:
                     if isinstance(each, AppsChanged) and is_seen(self):
+                        assert each.home == self.catalogue.home()
                         return now() - began_s
         raise AssertionError("the watch ended")
 
@@ -103,8 +104,9 @@ async def measured(root: Path, change: Change, is_seen: IsSeen, after_s: float) 
             lambda world: world.toml.write_text("[apps.hello.env]\nA = 'b'\n"),
             lambda world: bool(world.catalogue.get("hello").env),
         ),
+        (lambda world: world.toml.write_text('home = "hello"\n'), lambda world: world.catalogue.home() == "hello"),
     ],
-    ids=["added", "removed", "changed", "another title", "another environment"],
+    ids=["added", "removed", "changed", "another title", "another environment", "another home"],
 )
 def test_a_change_counts_within_two_seconds(tmp_path: Path, change: Change, is_seen: IsSeen) -> None:
     """At whatever point between two looks it comes."""

@@ -95,9 +95,9 @@ async def test_the_page_says_what_of_the_configuration_is_not_used(
 ) -> None:
     root = await stage.person("root")
     assert b"Configuration" not in (await root.page("/-/admin")).body
-    monkeypatch.setattr(Catalogue, "problems", ("htagweb.toml: home is used after a restart",))
+    monkeypatch.setattr(Catalogue, "problems", ("htagweb.toml: auth is used after a restart",))
     page = (await root.page("/-/admin")).body.decode()
-    assert page.count("Configuration") == page.count("htagweb.toml: home is used after a restart") == 1
+    assert page.count("Configuration") == page.count("htagweb.toml: auth is used after a restart") == 1
 
 
 async def test_nobody_else_sees_the_page_or_presses_its_buttons(stage: Stage) -> None:
