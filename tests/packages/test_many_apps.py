@@ -16,6 +16,7 @@ from tests.packages.conftest import Stage
 pytestmark = pytest.mark.docker
 
 APPS, OWN_IMAGES = 200, 20
+PATIENCE_S = 60.0  # a look at so many apps that are new takes seconds where much else runs
 OPENED = ("app-0", "app-1", "app-100", "app-150", "app-199")  # the first two on images of their own
 CHANGED, REMOVED = "app-150", "app-199"
 COUNTS = """
@@ -62,7 +63,7 @@ class Many:
             images=tuple(self.images),
             apps={name: AppSettings(title="First", image=image) for name, image in own.items()},
         )
-        await eventually(lambda: len(self.stage.gateway.routes.apps) >= APPS)
+        await eventually(lambda: len(self.stage.gateway.routes.apps) >= APPS, within_s=PATIENCE_S)
         for name in OPENED:
             self.visitors[name] = self.stage.visitor()
             assert json.loads(await self.stage.shows(name, self.visitors[name])) == {"version": 1, "asked": 1}
@@ -92,15 +93,19 @@ async def test_no_change_of_apps_or_configuration_disturbs_a_sandbox(stage: Stag
     assert len(many.containers) == len(OPENED)
 
     many.say("Second", memory="96m")
-    await eventually(lambda: all(many.title(f"app-{number}") == f"Second {number}" for number in range(APPS)))
+    await eventually(
+        lambda: all(many.title(f"app-{number}") == f"Second {number}" for number in range(APPS)), within_s=PATIENCE_S
+    )
     await many.nobody_noticed()
 
     versions = {name: card.version for name, card in stage.gateway.routes.apps.items()}
     stage.publish(f"{CHANGED}.py", COUNTS.replace('"version": 1', '"version": 2'))
     stage.publish("another.py", COUNTS)
     (stage.folder / "apps" / f"{REMOVED}.py").unlink()
-    await eventually(lambda: stage.gateway.routes.apps[AppName(CHANGED)].version != versions[AppName(CHANGED)])
-    await eventually(lambda: many.title("another") and not many.title(REMOVED))
+    await eventually(
+        lambda: stage.gateway.routes.apps[AppName(CHANGED)].version != versions[AppName(CHANGED)], within_s=PATIENCE_S
+    )
+    await eventually(lambda: many.title("another") and not many.title(REMOVED), within_s=PATIENCE_S)
     await many.nobody_noticed(REMOVED)
     now = {name: card.version for name, card in stage.gateway.routes.apps.items()}
     assert {name for name in now if now[name] != versions.get(name)} == {CHANGED, "another"}
