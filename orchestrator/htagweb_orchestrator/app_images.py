@@ -24,6 +24,7 @@ REMEMBERED = 1000  # sets of requirements
 class Progress(StrEnum):
     QUEUED = "queued"
     BUILDING = "building"
+    PULLING = "pulling"  # one of the operator's own
     READY = "ready"
     FAILED = "failed"
 
@@ -152,8 +153,8 @@ class AppImages:
         with self._lock:
             return [name for name, problem in self._own.items() if problem is None]
 
-    def tell(self, base: ImageFacts, made: Iterable[MadeImage], own: Mapping[str, str]) -> bool:
-        """What the engine has now; True if that is news."""
+    def tell(self, base: ImageFacts, made: Iterable[MadeImage], own: Mapping[str, str | None]) -> bool:
+        """What the engine has now; True if that is news. Of the operator's images None says that one is coming."""
         with self._lock:
             known = _Known(base, {each.name: each for each in made}, True)
             new = known != self._known or any(self._own.get(name) != problem for name, problem in own.items())

@@ -12,6 +12,7 @@ from pathlib import Path
 from .app_images import AppImages, PackageSet, Progress
 from .errors import ImageNotFound, OrchestratorError
 from .image_maker import BuildFailed, ImageMaker, ImageOrder, MadeImage
+from .pulls import Pulls, from_registry
 from .settings import Settings
 from .tally import Tally
 from .wheels import Wheels
@@ -50,11 +51,18 @@ class Builds:
         self._wheels = Wheels(settings.wheels_dir)
         self._logs = settings.state_dir / "builds"
         self._look_at = 0.0
+        self._pulls = Pulls(maker=maker, news=self._look_soon, now=now)
         self._wheels_state: int | None = None
         self._unused: dict[str, float] = {}  # since when; a new orchestrator begins anew
 
     async def run(self) -> None:
         """For ever. An engine that doesn't answer is asked again."""
+        try:
+            await self._rounds()
+        finally:
+            await self._pulls.close()
+
+    async def _rounds(self) -> None:
         failures = 0
         while True:
             try:
@@ -76,7 +84,7 @@ class Builds:
         if state != self._wheels_state:
             self._wheels_state = state
             self._images.retry()
-        if self._now() >= self._look_at or self._images.unknown():
+        if self._now() >= self._look_at or set(self._images.unknown()) - self._pulls.under_way:
             await self._look()
             await self._retire()
         while (wanted := self._images.next()) is not None:
@@ -84,11 +92,14 @@ class Builds:
 
     async def _look(self) -> None:
         base = await self._maker.look(self._settings.sandbox_image)
-        own = {name: await problem_of(self._maker, name) for name in self._images.own}
-        news = self._images.tell(base, await self._maker.made(), own)
         self._look_at = self._now() + LOOK_S
+        own = {name: await problem_of(self._maker, name, self._pulls.missing) for name in self._images.own}
+        news = self._images.tell(base, await self._maker.made(), own)
         if news:
             await self._changed()
+
+    def _look_soon(self) -> None:
+        self._look_at = 0.0
 
     async def _retire(self) -> None:
         """Remove what nobody has used for UNUSED_S."""
@@ -159,12 +170,15 @@ class Builds:
         return self._logs / f"{image.rpartition(':')[2]}.log"
 
     def progress(self, image: str) -> Progress | None:
-        return self._images.progress(image)
+        return Progress.PULLING if image in self._pulls.under_way else self._images.progress(image)
 
     # -- for operators ----------------------------------------------------------------------------------------------
 
     def again(self, image: str) -> bool:
-        """Have this image made once more; False if it isn't one that is made here."""
+        """Have this image made or pulled once more; False if it isn't one that is made here, or could not be."""
+        if self._pulls.again(image):
+            self._look_soon()
+            return True
         if self._images.progress(image) is None:
             return False
         self._images.retry([image])
@@ -181,12 +195,17 @@ class Builds:
         return [each for each in unwanted if each.name in gone]
 
 
-async def problem_of(maker: ImageMaker, image: str) -> str:
-    """What keeps an image of the operator's own from being used; "" if nothing does."""
+def _missing(image: str) -> str:
+    return "" if from_registry(image) else f"the engine has no image {image}: build it, or pull it"
+
+
+async def problem_of(maker: ImageMaker, image: str, missing: Callable[[str], str | None] = _missing) -> str | None:
+    """What keeps an image of the operator's own from being used; "" if nothing does. `missing` has the word on one that
+    isn't there; without it, one that will be pulled is no problem."""
     try:
         facts = await maker.look(image)
     except ImageNotFound:
-        return f"the engine has no image {image}: build it, or pull it"
+        return missing(image)
     if facts.brings is None:
         return f"the image {image} was not made from the sandbox image, or from another release of it"
     if facts.volumes:

@@ -14,6 +14,10 @@ class BuildFailed(Exception):
     """The packages can't be installed. `str()` is a sentence for the operator and for the app's author."""
 
 
+class PullFailed(Exception):
+    """`str()` is what the registry or the engine said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
     """An image as it is now. `brings` is None for one that wasn't made from our sandbox image."""
@@ -66,6 +70,11 @@ class ImageMaker(Protocol):
 
         What it took is removed, however it ends. Raises BuildFailed or ImageNotFound (the base went away).
         """
+        ...
+
+    async def pull(self, image: str, on_progress: Callable[[int, int], None]) -> None:
+        """Get it from its registry. `on_progress` gets the bytes that are there and those that it takes, as far as is
+        known, again and again and from any thread. Raises PullFailed."""
         ...
 
     async def made(self) -> list[MadeImage]:

@@ -14,7 +14,8 @@ from htagweb_orchestrator.app_images import AppImages, Chosen, Progress
 from htagweb_orchestrator.brings import Brings
 from htagweb_orchestrator.builds import UNUSED_S, Builds
 from htagweb_orchestrator.errors import EngineUnavailable, ImageNotFound
-from htagweb_orchestrator.image_maker import BuildFailed, ImageFacts, ImageOrder, MadeImage
+from htagweb_orchestrator.image_maker import BuildFailed, ImageFacts, ImageOrder, MadeImage, PullFailed
+from htagweb_orchestrator.pulls import RETRY_S, from_registry
 from htagweb_orchestrator.requirements import Needs
 from htagweb_orchestrator.settings import Settings
 from tests.orchestrator.stage import eventually
@@ -27,6 +28,7 @@ BRINGS = Brings(
     htag={"1": "1.0.0", "2": "2.0.28"},
 )
 TINY = Needs(lines=("tiny",))
+REMOTE = "registry.example.org/numpy:3"
 
 
 class Maker:
@@ -40,13 +42,16 @@ class Maker:
         self.broken: Exception | None = None
         self.go = asyncio.Event()
         self.go.set()
+        self.pulled: set[str] = set()
+        self.pulls = 0
+        self.no_pull = ""
         self.at_once = self.most_at_once = self.looks = 0
 
     async def look(self, image: str) -> ImageFacts:
         self.looks += 1
         if self.broken:
             raise self.broken
-        if image == "missing":
+        if image == "missing" or (from_registry(image) and image not in self.pulled):
             raise ImageNotFound("no such image", image=image)
         return ImageFacts(id=self.base, brings=None if image == "strange" else BRINGS)
 
@@ -63,6 +68,14 @@ class Maker:
         finally:
             self.at_once -= 1
         self.there[order.name] = MadeImage(name=order.name, id="sha256:x", base=order.base, bytes=10, created="")
+
+    async def pull(self, image: str, on_progress: Callable[[int, int], None]) -> None:
+        self.pulls += 1
+        on_progress(1, 2)
+        await self.go.wait()
+        if self.no_pull:
+            raise PullFailed(self.no_pull)
+        self.pulled.add(image)
 
     async def made(self) -> list[MadeImage]:
         return list(self.there.values())
@@ -239,6 +252,43 @@ async def test_an_engine_that_doesnt_answer_is_asked_again_and_no_set_fails_for_
     await works.comes("one")
     assert (await works.comes("mine")).image == "mine"
     await eventually(lambda: works.of("missing").problem == "the engine has no image missing: build it, or pull it")
+
+
+async def test_an_image_of_a_registry_is_pulled_before_anybody_comes(works: Works) -> None:
+    works.maker.go.clear()
+    works.wanted = {"app": (TINY, 1, REMOTE)}
+    await eventually(lambda: works.builds.progress(REMOTE) is Progress.PULLING, within_s=15)
+    assert works.of("app") == Chosen(image=REMOTE)  # it is on its way
+    works.maker.go.set()
+    assert (await works.comes("app")).image == REMOTE
+    assert works.maker.pulls == 1
+
+
+async def test_a_pull_that_fails_is_told_and_tried_again_after_a_while_or_when_somebody_says_so(works: Works) -> None:
+    works.maker.no_pull = "manifest unknown"
+    works.wanted = {"app": (TINY, 1, REMOTE)}
+    await eventually(lambda: "could not be pulled: manifest unknown" in works.of("app").problem, within_s=15)
+    works.wanted["other"] = (TINY, 1, "mine")  # the engine is asked again
+    await works.comes("other")
+    assert works.maker.pulls == 1
+    works.later_s += RETRY_S
+    await eventually(lambda: works.maker.pulls == 2, within_s=15)
+    await eventually(lambda: works.builds.progress(REMOTE) is None, within_s=15)
+    works.maker.no_pull = ""
+    assert works.builds.again(REMOTE)
+    await works.comes("app")
+
+
+@pytest.mark.parametrize("image", ["our-numpy:3", "team/numpy:3", "numpy@sha256:c0ffee"])
+def test_a_name_without_a_registry_is_nobody_elses(image: str) -> None:
+    assert not from_registry(image)
+
+
+@pytest.mark.parametrize(
+    "image", ["registry.example.org/numpy:3", "localhost/numpy", "docker.io/team/numpy", "r:5000/n"]
+)
+def test_a_name_with_a_registry_can_be_pulled(image: str) -> None:
+    assert from_registry(image)
 
 
 async def test_what_nobody_wants_any_more_isnt_made(works: Works) -> None:

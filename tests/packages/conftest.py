@@ -106,6 +106,10 @@ class Stage(Platform):
         self._own.append(name)
         return name
 
+    def forget_later(self, image: str) -> None:
+        """One that comes while the test runs."""
+        self._own.append(image)
+
     def foreign_image(self) -> str:
         """One with nothing of ours in it."""
         name = f"{self.instance}-foreign"

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import msgspec
 
 from ..brings import Brings
 from ..errors import EngineUnavailable, ImageNotFound
-from ..image_maker import BuildFailed, ImageFacts, ImageOrder, MadeImage
+from ..image_maker import BuildFailed, ImageFacts, ImageOrder, MadeImage, PullFailed
 from ..quantities import show_duration, show_size
 from .docker import create_container, inspect_image
 from .docker_calls import Call, Client, DockerCalls, unavailable
@@ -39,7 +40,8 @@ BRINGS = "/opt/htagweb/brings.json"
 
 
 class DockerImages:
-    """`copy_timeout_s` is for moving an app's packages through this process, as many as there are."""
+    """`copy_timeout_s` is for moving an app's packages through this process, as many as there are, `pull_timeout_s` for
+    getting an image from its registry."""
 
     def __init__(
         self,
@@ -48,11 +50,13 @@ class DockerImages:
         base_url: str = "unix:///var/run/docker.sock",
         call_timeout_s: float = 20.0,
         copy_timeout_s: float = 300.0,
+        pull_timeout_s: float = 3600.0,
     ) -> None:
         self._instance = instance
         self._base_url = base_url
         self._calls = DockerCalls(base_url, timeout_s=call_timeout_s, threads=2)
         self._copies = DockerCalls(base_url, timeout_s=copy_timeout_s, threads=2)
+        self._pulls = DockerCalls(base_url, timeout_s=pull_timeout_s, threads=1)
         self._seen: dict[str, ImageFacts] = {}  # by id, which stands for one content
 
     async def look(self, image: str) -> ImageFacts:
@@ -84,6 +88,15 @@ class DockerImages:
         finally:
             for container in filter(None, (worker, pristine)):
                 await asyncio.shield(self._remove_container(container))
+
+    async def pull(self, image: str, on_progress: Callable[[int, int], None]) -> None:
+        given_up = threading.Event()
+        try:
+            await self._pulls.run(lambda client: _pull(client, image, on_progress, given_up))
+        except docker.errors.APIError as error:
+            raise PullFailed(str(error.explanation or error)) from error
+        finally:
+            given_up.set()
 
     async def made(self) -> list[MadeImage]:
         def listed(client: Client) -> list[MadeImage]:
@@ -125,6 +138,7 @@ class DockerImages:
     async def close(self) -> None:
         self._calls.close()
         self._copies.close()
+        self._pulls.close()
 
     # -- the container that installs --------------------------------------------------------------------------------
 
@@ -300,6 +314,21 @@ def _index(address: str) -> str:
     if url.scheme == "http":  # the operator means it
         options.append(f"--trusted-host {url.netloc.rpartition('@')[2]}")
     return "\n".join(options) + "\n"
+
+
+def _pull(client: Client, image: str, on_progress: Callable[[int, int], None], given_up: threading.Event) -> None:
+    """The engine ends it when nobody listens any more."""
+    layers: dict[str, tuple[int, int]] = {}
+    for line in client.pull(image, stream=True, decode=True):
+        if given_up.is_set():
+            return
+        if "error" in line:
+            raise PullFailed(str(line["error"]))
+        detail = line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            layers[line["id"]] = int(detail.get("current") or 0), int(detail["total"])
+        done, total = (sum(column) for column in zip((0, 0), *layers.values(), strict=True))
+        on_progress(done, total)
 
 
 def _progress(client: Client, container: str) -> tuple[str, dict[str, Any], int]:
