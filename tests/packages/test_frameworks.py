@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from typing import Any
 
 import pytest
 from playwright.async_api import async_playwright, expect
@@ -65,7 +66,8 @@ async def test_fastapi_serves_its_routes_its_docs_and_websockets_below_the_apps_
 
     cookie = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
     address = f"ws://{visitor.host}/shop/talk"
-    async with connect(address, origin=f"http://{visitor.host}", additional_headers={"Cookie": cookie}) as socket:  # type: ignore[arg-type]
+    origin: Any = f"http://{visitor.host}"
+    async with connect(address, origin=origin, additional_headers={"Cookie": cookie}, open_timeout=30) as socket:
         await socket.send("hello")
         assert await socket.recv() == "/shop/talk hello"
 
