@@ -59,7 +59,7 @@ async def test_13_a_link_to_another_socket_before_the_seal_fails_the_start(close
     engine.program = f"TARGET = {_targets(stage, victim)[form]!r}\n" + LINKING
     attacker = stage.visitor()
     page = await attacker.open("console")
-    assert b"This app could not start" in page.body
+    assert b"This app could not be started" in page.body, page.body.decode()
     assert await victim.run("answer = len(heard)") == heard
     await eventually(lambda: len(stage.containers()) == 1)
 
