@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from typing import Any
 
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import expect
 from websockets.asyncio.client import connect
 
+from tests.chromium import CHROMIUM, chromium, press, tab
 from tests.packages.conftest import Stage
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.docker
 
 FASTAPI = """
@@ -102,17 +101,14 @@ async def test_nicegui_is_clicked_in_a_browser_below_the_apps_address(stage: Sta
     stage.publish("shop.py", NICEGUI)
     await stage.serve()
     await stage.settled("shop")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
+    async with chromium() as browser, tab(browser) as page:
         failed: list[str] = []
         page.on("requestfailed", lambda request: failed.append(request.url))
         page.on("response", lambda answer: failed.append(answer.url) if answer.status in (400, 404, 500) else None)
         await page.goto(f"http://localhost:{stage.server.port}/shop/")
         for said in ("1", "2"):
-            await page.get_by_role("button", name="more").click(timeout=30_000)
-            await expect(page.get_by_text(said, exact=True)).to_be_visible(timeout=15_000)
+            await press(page, "more")
+            await expect(page.get_by_text(said, exact=True)).to_be_visible()
         await page.get_by_role("link", name="other").click()
-        await expect(page.get_by_text("the other page")).to_be_visible(timeout=15_000)
+        await expect(page.get_by_text("the other page")).to_be_visible()
         assert failed == []
-        await browser.close()
