@@ -289,6 +289,22 @@ def test_an_idle_end_names_the_time(pages: Pages) -> None:
     assert "c0ffee123456" in text(page)
 
 
+def test_a_limit_of_one_is_not_spoken_of_as_many(pages: Pages) -> None:
+    error = errors.UserLimitReached("You have an app open.", limit="1", longest_idle="clock")
+    page = pages.limit(error, COUNTER, longest_idle=CLOCK, target="/counter/")
+    assert "You have an app open" in text(page)
+    for plural in ("apps open", "longest", "another one"):
+        assert plural not in text(page)
+
+
+def test_an_app_with_a_smaller_limit_says_which(pages: Pages) -> None:
+    error = errors.UserLimitReached("You have 3 apps running.", limit="2", running="3", longest_idle="clock")
+    page = pages.limit(error, COUNTER, longest_idle=CLOCK, target="/counter/")
+    assert "You have three apps open" in text(page)
+    assert "can start when you have fewer than two" in text(page)
+    assert "<button" not in bytes(page.body).decode()  # to end one would not be enough
+
+
 def test_at_the_limit_one_button_ends_the_longest_idle_app_and_goes_on(pages: Pages) -> None:
     error = errors.UserLimitReached("You have five apps open.", limit="5", longest_idle="clock")
     page = pages.limit(error, COUNTER, longest_idle=CLOCK, target="/counter/?a=1")

@@ -156,8 +156,7 @@ class Pages:
 
     def limit(self, error: OrchestratorError, card: AppCard, *, longest_idle: AppCard | None, target: str) -> Response:
         """As many apps as one visitor may have; one button ends the one that was idle longest and opens `card`."""
-        count = error.facts.get("limit", "")
-        spoken = _NUMBERS[int(count)] if count.isdecimal() and int(count) < len(_NUMBERS) else count
+        limit = error.facts.get("limit", "")
         return self._page(
             "limit.html",
             error.status,
@@ -166,7 +165,8 @@ class Pages:
             card=card,
             longest_idle=longest_idle,
             target=local(target),
-            count=spoken,
+            limit=_spoken(limit),
+            running=_spoken(error.facts.get("running", limit)),
         )
 
     def refused(self, error: OrchestratorError, *, target: str, dev: bool = False) -> Response:
@@ -301,6 +301,10 @@ class Pages:
                 **(headers or {}),
             },
         )
+
+
+def _spoken(count: str) -> str:
+    return _NUMBERS[int(count)] if count.isdecimal() and int(count) < len(_NUMBERS) else count
 
 
 # What may stand where an app would; the platform's own pages are framed by nobody.

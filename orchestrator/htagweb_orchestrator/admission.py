@@ -52,9 +52,11 @@ class Admission:
         """
         most = self._max_per_user if most is None else most
         if len(of_user) >= most:
+            running = "1 app" if len(of_user) == 1 else f"{len(of_user)} apps"
             raise UserLimitReached(
-                f"You have {len(of_user)} apps running; {most} is the limit. End one to open another.",
+                f"You have {running} running; {most} is the limit. End one to open another.",
                 limit=str(most),
+                running=str(len(of_user)),
                 longest_idle=longest_idle(of_user, now),
             )
         address = network(client)

@@ -63,7 +63,8 @@ class AppPreparing(OrchestratorError):
 
 
 class UserLimitReached(OrchestratorError):
-    """`facts`: limit, and `longest_idle`, the app whose sandbox could be ended to make room."""
+    """`facts`: limit, and running, which is more where the app has a smaller limit of its own; `longest_idle`, the app
+    whose sandbox could be ended to make room."""
 
     status, reason = 429, "user-limit"
 
