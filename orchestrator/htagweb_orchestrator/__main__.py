@@ -37,6 +37,7 @@ from .session_routes import session_routes
 from .sessions import Sessions
 from .settings import Settings
 from .sign_ins import SignIns
+from .start_times import StartTimes
 from .tokens import Tokens
 from .verdicts import Verdicts
 from .visitors import Visitors
@@ -85,6 +86,7 @@ async def serve(settings: Settings, config: ConfigFile) -> None:
         maker=composition.images(settings),
         verdicts=verdicts,
         tally=metrics,
+        times=StartTimes(state / "starts.json"),
     )
     visitors = Visitors(
         auth=settings.auth,

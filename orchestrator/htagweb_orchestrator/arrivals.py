@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import statistics
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from .admission import Admission
@@ -22,6 +21,7 @@ from .pool import WarmPool
 from .registry import Lease, Registry, Sandbox
 from .rundir import UidAllocator
 from .settings import Settings
+from .start_times import StartTimes
 from .starter import Starter
 from .tally import Tally
 
@@ -45,6 +45,7 @@ class Arrivals:
         endings: Endings,
         output: OutputFiles,
         tally: Tally,
+        times: StartTimes,
         lease: Callable[[PublishedApp], Lease],
         publish: Callable[[Sandbox], None],
         note: Callable[..., None],
@@ -61,11 +62,11 @@ class Arrivals:
         self._endings = endings
         self._output = output
         self._tally = tally
+        self._times = times
         self._lease = lease
         self._publish = publish
         self._note = note
         self._now = now
-        self._took_s: dict[AppName, deque[float]] = {}
         self.line = WaitingLine(room=self._has_room, held_up=self.held_up, now=now)
 
     def sandbox_for(self, user: UserId, app: AppName, query: str, client: str) -> Sandbox:
@@ -161,7 +162,7 @@ class Arrivals:
                 sandbox.state = State.READY
                 sandbox.lease = sandbox.lease.replace(steps_ms=sandbox.steps_ms)
                 took_s = self._now() - sandbox.lease.created_s
-                self._took_s.setdefault(sandbox.lease.app, deque(maxlen=20)).append(took_s)
+                self._times.started(sandbox.lease.app, took_s)
                 self._step(sandbox, Step.READY)
                 if sandbox.link is None or sandbox.link.closed:  # it hung up with its last word
                     self._links.make_again(sandbox)
@@ -191,7 +192,7 @@ class Arrivals:
     def expected_s(self, sandbox: Sandbox) -> tuple[float | None, float | None]:
         """How long it takes by the last ones, and what one in twenty takes longer than; None for what isn't known."""
         place = self.line.place(sandbox)
-        took = self._took_s.get(sandbox.lease.app)
+        took = self._times.took_s(sandbox.lease.app)
         expected_s = statistics.median(took) if took else None
         if place is not None:
             expected_s = self.line.expected_s(place)

@@ -67,6 +67,7 @@ from .selftest import Check, Prover, SelfTest, judge
 from .session_store import SessionStore
 from .settings import Settings
 from .sign_ins import SignIns
+from .start_times import StartTimes
 from .starter import Starter
 from .tally import Tally
 from .trials import Trials
@@ -109,6 +110,7 @@ class ControlPlane:
         renews: bool = False,
         data: DataFolders | None = None,
         tally: Tally | None = None,
+        times: StartTimes | None = None,
         now: Callable[[], float] = boottime_s,
     ) -> None:
         """With a `prover`, nothing is started before its engine has shown that it keeps sandboxes in. With `images`,
@@ -122,6 +124,7 @@ class ControlPlane:
         self._sign_ins = sign_ins or SignIns(None, life_s=0.0)  # without: everybody is anonymous
         self._audit = audit
         self._tally = tally or Tally()
+        self._times = times or StartTimes()
         self._output = output
         self._admission = admission or Admission(max_per_user=settings.max_per_user)
         self._now = now
@@ -203,6 +206,7 @@ class ControlPlane:
             dev=settings.dev,
             profile=self._sign_ins.person,
             session_key=settings.session_key,
+            times=self._times,
             data=data,
             others=lambda sandbox: self._kept is not None and self._kept.others(sandbox),
             now=now,
@@ -227,6 +231,7 @@ class ControlPlane:
             starter=self._starter,
             endings=self._endings,
             catalogue=catalogue,
+            times=self._times,
             lease=self._new_lease,
             room=self._room_to_warm,
             now=now,
@@ -243,6 +248,7 @@ class ControlPlane:
             endings=self._endings,
             output=output,
             tally=self._tally,
+            times=self._times,
             lease=self._new_lease,
             publish=self._publish,
             note=self._note,
@@ -276,6 +282,7 @@ class ControlPlane:
         self._spawn(self._every(EXPIRE_S, self._expire), "sign-ins")
         self._spawn(self._every(3600.0, self._prune), "prune")
         self._spawn(self._every(SWEEP_S, self._prune_output), "prune output")
+        self._spawn(self._every(SWEEP_S, self._keep_times), "times of starts")
         await opened.wait()
 
     async def _serve(self, opened: asyncio.Event) -> None:
@@ -365,6 +372,7 @@ class ControlPlane:
                 self._save(sandbox)
             if sandbox.link is not None:
                 sandbox.link.close()
+        await self._keep_times()
         await self._engine.close()
         if self._maker is not None:
             await self._maker.close()
@@ -603,6 +611,9 @@ class ControlPlane:
 
     async def _prune_output(self) -> None:
         await asyncio.to_thread(self._output.prune)  # often: an app that crashes at each start writes a file each time
+
+    async def _keep_times(self) -> None:
+        await asyncio.to_thread(self._times.save)
 
     async def published_anew(self) -> None:
         """What can be started has changed: tell the gateways now."""

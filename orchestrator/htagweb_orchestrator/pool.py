@@ -19,6 +19,7 @@ from .endings import Endings
 from .errors import OrchestratorError
 from .model import ASGI, AppName, Ending, State
 from .registry import Lease, Registry, Sandbox
+from .start_times import StartTimes
 from .starter import Starter
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class WarmPool:
         starter: Starter,
         endings: Endings,
         catalogue: Apps,
+        times: StartTimes,
         lease: Callable[[PublishedApp], Lease],
         room: Callable[[int], bool],
         now: Callable[[], float],
@@ -95,6 +97,7 @@ class WarmPool:
         self._starter = starter
         self._endings = endings
         self._catalogue = catalogue
+        self._times = times
         self._lease = lease
         self._room = room
         self._now = now
@@ -197,7 +200,7 @@ class WarmPool:
 
     def _loads_slowly(self, app: PublishedApp) -> bool:
         """And could be: a version that failed to load for nobody waits for its next visitor."""
-        return self._starter.load_s(app.name) > SLOW_LOAD_S and app.version != self._unloadable.get(app.name)
+        return self._times.load_s(app.name) > SLOW_LOAD_S and app.version != self._unloadable.get(app.name)
 
     def _blanks_wanted(self, kind: Kind, apps: list[PublishedApp], now: float) -> int:
         taken = sum(now - at < DEMAND_S for at in self._taken.get(kind, ()))

@@ -24,6 +24,7 @@ from .reaper import duration
 from .registry import Lease, Sandbox
 from .rundir import RunDirectory
 from .session_store import SessionKey, SessionStore
+from .start_times import StartTimes
 
 T = TypeVar("T")
 SLOW_S = 2.0  # for the harness to say by itself, and where, that the first page takes too long
@@ -47,6 +48,7 @@ class Starter:
         others: Callable[[Sandbox], bool] = lambda sandbox: False,
         profile: Callable[[UserId], Person | None],
         session_key: Callable[[UserId, AppName], SessionKey],
+        times: StartTimes,
         now: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -63,7 +65,7 @@ class Starter:
         self._profile = profile
         self._session_key = session_key
         self._now = now
-        self._load_s: dict[AppName, float] = {}
+        self._times = times
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
 
     async def start(
@@ -228,11 +230,7 @@ class Starter:
         async with self._timed(sandbox, "load"):
             await link.load(load, files)
         sandbox.loaded = True
-        self._load_s[app.name] = sandbox.steps_ms["load"] / 1000
-
-    def load_s(self, app: AppName) -> float:
-        """How long this app took to load when it did last; 0 while nobody knows."""
-        return self._load_s.get(app, 0.0)
+        self._times.loaded(app.name, sandbox.steps_ms["load"] / 1000)
 
     async def _claim(self, sandbox: Sandbox, app: PublishedApp, query: str) -> None:
         """Give it its user, once and for all."""

@@ -52,6 +52,7 @@ from htagweb_orchestrator.session_routes import session_routes
 from htagweb_orchestrator.sessions import Sessions
 from htagweb_orchestrator.settings import AppSettings, Settings
 from htagweb_orchestrator.sign_ins import SignIns
+from htagweb_orchestrator.start_times import StartTimes
 from htagweb_orchestrator.tally import Tally
 from htagweb_orchestrator.tokens import Tokens
 from htagweb_orchestrator.verdicts import Verdicts
@@ -261,6 +262,7 @@ class Stage:
             audit=audit,
             data=self.data,
             tally=metrics,
+            times=StartTimes(self.root / "state" / "starts.json"),
             now=self.clock,
         )
         plane.clock, plane.engine = self.clock, engine
