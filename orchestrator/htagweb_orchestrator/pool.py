@@ -138,14 +138,14 @@ class WarmPool:
         return (self._most if app.warm_max is None else app.warm_max) > 0
 
     def lend(self, app: PublishedApp) -> Sandbox | None:
-        """A blank one for something else than a visitor; the caller ends it."""
+        """A blank one for something else than a visitor, unless it is the last: he may come. The caller ends it."""
         kind = Kind.of(app)
-        fitting = (each for each in self._warm() if not each.lease.app and Kind.of(each.lease) == kind and each.answers)
-        chosen = next(fitting, None)
-        if chosen is not None:
-            chosen.state = State.STARTING
-            self._wake.set()
-        return chosen
+        fitting = [each for each in self._warm() if not each.lease.app and Kind.of(each.lease) == kind and each.answers]
+        if len(fitting) < 2:
+            return None
+        fitting[0].state = State.STARTING
+        self._wake.set()
+        return fitting[0]
 
     # -- keeping it filled ---------------------------------------------------------------------------------------
 

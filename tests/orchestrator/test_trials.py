@@ -53,6 +53,25 @@ async def test_each_version_is_tried_once_and_nothing_is_left_of_it(trying: Stag
     assert not problem(again, "another")
 
 
+async def test_a_visitor_finds_a_warm_one_while_versions_are_tried_out(
+    trying: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # as many are tried at a time
+    plane = await trying.open(trials=True, warm_min=2, warm_max=2)
+
+    def calm() -> bool:
+        states = [sandbox.state for sandbox in plane.sandboxes()]
+        return len(tried(trying)) == len(APPS) and states == [State.WARM] * 2
+
+    await eventually(calm, within_s=15)
+    plane.engine.hold("start")  # nothing is started from here on
+    starts = plane.engine.calls["start"]
+    for name in ("one", "two"):
+        trying.write(name, SOURCE + HANGS)
+    await eventually(lambda: plane.engine.calls["start"] > starts, within_s=15)
+    await plane.until_ready(ALICE, HELLO)
+
+
 async def test_a_first_version_is_served_at_once_and_what_is_wrong_with_it_is_said(trying: Stage) -> None:
     trying.write(HELLO, SOURCE + FAILS)
     plane = await trying.open(trials=True, warm_min=0, warm_max=2)
