@@ -92,9 +92,13 @@ class Builds:
 
     async def _look(self) -> None:
         base = await self._maker.look(self._settings.sandbox_image)
-        self._look_at = self._now() + LOOK_S
-        own = {name: await problem_of(self._maker, name, self._pulls.missing) for name in self._images.own}
-        news = self._images.tell(base, await self._maker.made(), own)
+        self._look_at = self._now() + LOOK_S  # and sooner, if a pull ends meanwhile
+        try:
+            own = {name: await problem_of(self._maker, name, self._pulls.missing) for name in self._images.own}
+            news = self._images.tell(base, await self._maker.made(), own)
+        except OrchestratorError:
+            self._look_soon()
+            raise
         if news:
             await self._changed()
 

@@ -68,11 +68,13 @@ class Pulls:
 
         try:
             await self._maker.pull(image, on_progress)
-        except (PullFailed, OrchestratorError) as error:
+        except Exception as error:  # whatever it was, the next look would try it again at once
             failures = self._failures[image] = self._failures.get(image, 0) + 1
             pause_s = min(RETRY_S * 2 ** min(failures - 1, 10), RETRY_MOST_S)
             self._not_before[image], self._why[image] = self._now() + pause_s, str(error)
-            log.warning("image not pulled: %s", error, extra={"image": image, "again_in_s": pause_s})
+            facts = {"image": image, "again_in_s": pause_s}
+            foreseen = isinstance(error, (PullFailed, OrchestratorError))
+            log.warning("image not pulled: %s", error, extra=facts, exc_info=not foreseen)
         else:
             for told in (self._failures, self._not_before, self._why):
                 told.pop(image, None)

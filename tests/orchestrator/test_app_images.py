@@ -44,7 +44,7 @@ class Maker:
         self.go.set()
         self.pulled: set[str] = set()
         self.pulls = 0
-        self.no_pull = ""
+        self.no_pull: Exception | None = None
         self.at_once = self.most_at_once = self.looks = 0
 
     async def look(self, image: str) -> ImageFacts:
@@ -74,7 +74,7 @@ class Maker:
         on_progress(1, 2)
         await self.go.wait()
         if self.no_pull:
-            raise PullFailed(self.no_pull)
+            raise self.no_pull
         self.pulled.add(image)
 
     async def made(self) -> list[MadeImage]:
@@ -264,17 +264,20 @@ async def test_an_image_of_a_registry_is_pulled_before_anybody_comes(works: Work
     assert works.maker.pulls == 1
 
 
-async def test_a_pull_that_fails_is_told_and_tried_again_after_a_while_or_when_somebody_says_so(works: Works) -> None:
-    works.maker.no_pull = "manifest unknown"
+@pytest.mark.parametrize("error", [PullFailed("manifest unknown"), KeyError("manifest unknown")])
+async def test_a_pull_that_fails_is_told_and_tried_again_after_a_while_or_when_somebody_says_so(
+    works: Works, error: Exception
+) -> None:
+    works.maker.no_pull = error
     works.wanted = {"app": (TINY, 1, REMOTE)}
-    await eventually(lambda: "could not be pulled: manifest unknown" in works.of("app").problem, within_s=15)
+    await eventually(lambda: "manifest unknown" in works.of("app").problem, within_s=15)
     works.wanted["other"] = (TINY, 1, "mine")  # the engine is asked again
     await works.comes("other")
     assert works.maker.pulls == 1
     works.later_s += RETRY_S
     await eventually(lambda: works.maker.pulls == 2, within_s=15)
     await eventually(lambda: works.builds.progress(REMOTE) is None, within_s=15)
-    works.maker.no_pull = ""
+    works.maker.no_pull = None
     assert works.builds.again(REMOTE)
     await works.comes("app")
 
