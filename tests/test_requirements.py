@@ -114,7 +114,7 @@ def test_what_is_refused_is_said_in_words_with_its_line(line: str, said: str) ->
         (script("dependencies = [", '  "tiny'), 3, "not TOML: "),
         (script("") + script(""), 0, "two blocks of script metadata"),
         (script("x = " + "[" * 50_000), 1, "TOML that is nested too deep"),
-        (script("x = 1", "a." * 30_000 + "a = 1"), 3, "a line with more than 50 dots"),
+        (script("x = 1", "a." * 30_000 + "a = 1"), 3, "a key with more than 50 dots"),
         (script("x = " + "1" * 5000), 1, "not TOML: Exceeds the limit"),
         (script("requires-python = 3"), 0, "requires-python is no text"),
         (script('requires-python = "3.x"'), 0, "requires-python = '3.x' can't be read"),

@@ -123,7 +123,7 @@ def test_every_problem_is_told_with_line_key_and_expectation(tmp_path: Path) -> 
         ("[apps.a]\nmemroy = 3", "2: apps.a.memroy: unknown key; did you mean memory?"),
         ('a = 1\nmemory = "256m', "2: not TOML: "),
         ("memory = 1\nmemory = 2", "2: not TOML: Cannot overwrite a value"),
-        ("\n" + "a." * 100_000 + "a = 1", "2: a line with more than 50 dots"),
+        ("\n" + "a." * 100_000 + "a = 1", "2: a key with more than 50 dots"),
         ("memory = " + "[" * 50_000, "1: TOML that is nested too deep"),
         ("#" * 2**20 + "#", "1: more than 1024k of TOML"),
     ],

@@ -7,13 +7,14 @@ import tomllib
 from typing import Any
 
 MAX_DOTS = 50
-"""In one line, those of texts left aside. tomllib takes the square of a dotted key's length."""
+"""In one key, those of texts left aside. tomllib takes the square of a dotted key's length."""
 
 # Texts and comments, as TOML has them; what doesn't end is one as well, so that nothing is looked through twice.
 _NO_KEY = re.compile(
     r'"""(?:[^\\]|\\.|\\\Z)*?(?:"""+|\Z)|' + r"'''.*?(?:'''+|\Z)|" + r'"(?:[^"\\\n]|\\.)*"?|' + r"'[^'\n]*'?|#[^\n]*",
     re.DOTALL,
 )
+_BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
 _AT = re.compile(r" ?\(at line (\d+), column \d+\)$")
 
 
@@ -32,8 +33,8 @@ def read(text: str, *, most: int) -> dict[str, Any]:
     # A text of several lines leaves as many empty ones.
     bare = _NO_KEY.sub(lambda found: "\n" * found[0].count("\n"), text)
     for number, line in enumerate(bare.split("\n"), 1):
-        if line.count(".") > MAX_DOTS:
-            raise BadToml(f"a line with more than {MAX_DOTS} dots", number)
+        if line.count(".") > MAX_DOTS and any(part.count(".") > MAX_DOTS for part in _BETWEEN_KEYS.split(line)):
+            raise BadToml(f"a key with more than {MAX_DOTS} dots", number)
     try:
         return tomllib.loads(text)
     except RecursionError as error:
