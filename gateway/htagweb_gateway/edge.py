@@ -82,16 +82,17 @@ class Edges:
 
     def _client(self, peer: str, hops: Iterable[str]) -> tuple[str, bool]:
         """The rightmost hop that no trusted proxy is: what lies left of it, the visitor may have invented. With False
-        where a proxy told something else than an address: then it is the proxy itself, and who it is for isn't known.
+        where a proxy told nothing, or something else than an address: then it is the proxy itself, and who it is for
+        isn't known.
         """
-        client = peer
+        client, told = peer, False
         for hop in reversed([hop.strip() for hop in hops if hop.strip()]):
             if not self._trusts(client):
                 break
             if not (address := _address(hop)):
                 return client, False
-            client = address
-        return client, True
+            client, told = address, True
+        return client, told
 
 
 def _address(hop: str) -> str:

@@ -32,7 +32,6 @@ def by(*forwarded: bytes, peer: str = PROXY) -> Edge:
         ([b"10.0.0.9, 198.51.100.7"], VISITOR),  # he says that he is a proxy of ours
         ([INVENTED + b", 2001:db8::7, fd00::1"], "2001:db8::7"),
         ([b"10.0.0.3"], BALANCER),  # a visitor at home in the proxies' network
-        ([b""], PROXY),
         ([INVENTED + b", 198.51.100.7:80, 10.0.0.3"], VISITOR),  # as some write it
         ([INVENTED + b", [2001:DB8:0::7]:80"], "2001:db8::7"),
         ([INVENTED + b", [2001:db8::7], [fd00::1]:443"], "2001:db8::7"),
@@ -52,6 +51,12 @@ def test_a_hop_that_is_no_address_is_nobodys(hop: bytes, behind: bytes) -> None:
     found = by(INVENTED + b", " + hop + behind)
     assert found.client == (BALANCER if behind else PROXY)
     assert (found.own_client, found.client_told) == ("", False)  # many may come by that proxy
+
+
+@pytest.mark.parametrize("told", [(b"x-forwarded-for", b" , "), (b"x-forwarded-proto", b"https"), (b"via", b"1.1 a")])
+def test_a_proxy_that_tells_no_address_leaves_it_open_whose_request_it_is(told: tuple[bytes, bytes]) -> None:
+    found = edge(told)
+    assert (found.client, found.own_client, found.client_told) == (PROXY, "", False)
 
 
 @pytest.mark.parametrize("peer", [STRANGER, "not an address", ""])
