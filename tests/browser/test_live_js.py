@@ -459,3 +459,22 @@ async def test_a_new_version_is_offered_and_may_be_declined(page: Page, gateway:
     await expect(said).to_be_hidden()
     assert gateway.heard("stop") == ["stop app=toy"]
     assert gateway.heard("start") == ["start toy /toy/?a=1"]
+
+
+async def test_a_new_version_that_is_not_to_be_had_any_more_costs_nobody_the_old_one(
+    page: Page, gateway: Gateway
+) -> None:
+    gateway.say(READY | {"outdated": True})
+    await connect(page)
+    said = page.get_by_text("There is a new version of this app. Opening it starts afresh.")
+    await expect(said).to_be_visible()
+    gateway.say(READY | {"outdated": False})  # the server drains, say; the page hasn't asked since
+    await page.get_by_role("button", name="Open it").click()
+    await expect(said).to_be_hidden()
+    assert (gateway.heard("stop"), gateway.heard("start")) == ([], [])
+    gateway.say(READY | {"outdated": True})
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # it asks
+    await expect(said).to_be_visible()
+    gateway.say(READY | {"outdated": False})
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(said).to_be_hidden()

@@ -53,6 +53,7 @@
       sandbox = status.sandbox;
     }
     if (status?.outdated && !declined) news();
+    else if (status) bars.hide("news");
     if (status) for (const socket of down) if (socket.parked()) socket.wake();
     appsOwn.heard(status);
     let wait_ms = down.has(appsOwn) ? OWN_MS : POLL_MS;
@@ -89,6 +90,8 @@
 
   /** Take the new version: the old one ends, with whatever isn't stored. */
   async function renew() {
+    // It may have been taken back, or nobody may start anything now: then the old one is all that there is.
+    if (!(await ask())?.outdated || over) return;
     over = true;
     bars.hide("news");
     try {
