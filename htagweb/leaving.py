@@ -48,6 +48,10 @@ class EventStreams:
         finally:
             self._open.discard(answer)
 
+    def begin(self) -> None:
+        """For a program that serves once more after it has ended."""
+        self._ended = False
+
     def end(self) -> None:
         """All of them, and those that begin from now on."""
         self._ended = True
@@ -80,6 +84,7 @@ def _is_stream(message: Message) -> bool:
 @contextlib.contextmanager
 def ended_soon(streams: EventStreams) -> Iterator[None]:
     """While uvicorn starts and serves, in the main thread: its signals end the streams, and SIGQUIT ends the server."""
+    streams.begin()
     before: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     server: Any = getattr(before[signal.SIGTERM], "__self__", None)
     if threading.current_thread() is not threading.main_thread() or type(server).__module__ != "uvicorn.server":

@@ -21,7 +21,7 @@ import pytest
 from starlette.types import Message
 from websockets.sync.client import connect
 
-from htagweb.leaving import EventStreams
+from htagweb.leaving import EventStreams, ended_soon
 from tests.sites import Sites
 
 from .conftest import Write
@@ -176,3 +176,16 @@ async def test_a_stream_that_has_just_ended_by_itself_is_not_ended_again() -> No
         streams.end()
         await asyncio.gather(*streams._ends)
     assert sent == ["http.response.start", "http.response.body"]
+
+
+async def test_a_program_that_serves_once_more_has_its_streams_back() -> None:
+    streams, sent = EventStreams(), []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    streams.end()
+    with ended_soon(streams), streams.following(send) as followed:
+        await followed({"type": "http.response.start", "headers": [(b"content-type", b"text/event-stream")]})
+        await followed({"type": "http.response.body", "body": b"one", "more_body": True})
+    assert sent == [b"", b"one"]
