@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 
 def serve(what: str = ".", host: str = "127.0.0.1", port: int = 8000, open_browser: bool = False) -> int:
@@ -51,6 +52,9 @@ def _app(what: str) -> str:
     if not file.stem.isidentifier():
         better = re.sub(r"\W", "_", file.stem)
         raise TypeError(f"{file} can't be imported by that name: rename it to {better}.py")
+    loaded = sys.modules.get(file.stem)
+    if loaded is not None and not _is_file(loaded, file):
+        raise TypeError(f"{file} has the name of a module that is in use here: rename it, to {file.stem}_app.py say")
     if not name:
         try:
             found = examine({file.name: file.read_bytes()}, file.name)
@@ -61,6 +65,10 @@ def _app(what: str) -> str:
         name = found.entry.rpartition(":")[2]
     sys.path.insert(0, os.path.abspath(file.parent))
     return f"{file.stem}:{name}"
+
+
+def _is_file(module: ModuleType, file: Path) -> bool:
+    return os.path.realpath(getattr(module, "__file__", None) or "") == os.path.realpath(file)
 
 
 def main() -> int:

@@ -137,11 +137,13 @@ def test_the_command_serves_an_app_however_it_is_named(write: Write, sites: Site
         ("plain.py", "plain.py: no htag class in it, such as class App(Tag.div)"),
         ("broken.py", "broken.py, line 2:"),
         ("two-words.py", "rename it to two_words.py"),
+        ("apps/re.py", "apps/re.py has the name of a module that is in use here: rename it, to re_app.py say"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_what_it_is_given(write: Write, sites: Sites, what: str, why: str) -> None:
     write("plain.py", "print('no app')\n")
     write("broken.py", "from htag import Tag\nclass App(Tag.div:\n")
+    write("apps/re.py", APP)
     folder = write("two-words.py", APP).parent
     environ = {**os.environ, "PYTHONPATH": str(sites.root / "site-gen1")}
     command = [sys.executable, "-m", "htagweb", what]
