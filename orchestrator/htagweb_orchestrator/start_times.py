@@ -65,10 +65,11 @@ class StartTimes:
         """If there is news. A disk that is full costs no more than these."""
         if self._path is None or not self._changed:
             return
+        self._changed = False  # before it is written: in a thread, while others start
         partial = self._path.with_suffix(".new")
         try:
             partial.write_bytes(msgspec.json.encode(self._of))
             os.replace(partial, self._path)
-            self._changed = False
         except OSError as error:
+            self._changed = True
             log.warning("the times of starts can't be kept: %s", error)

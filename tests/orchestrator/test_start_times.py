@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ def test_the_last_starts_of_the_last_apps_are_kept(tmp_path: Path) -> None:
     found = StartTimes(tmp_path / "starts.json")
     assert list(found.took_s(AppName("app0"))) == []
     assert list(found.took_s(AppName("app1"))) == [float(number) for number in range(1, LATEST + 1)]
+
+
+def test_what_comes_while_it_is_written_is_kept_by_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = StartTimes(tmp_path / "starts.json")
+    times.loaded(HELLO, 1.0)
+    replace = os.replace
+
+    def meanwhile(*paths: Path) -> None:
+        replace(*paths)
+        times.loaded(HELLO, 2.0)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    times.save()
+    monkeypatch.undo()
+    times.save()
+    assert StartTimes(tmp_path / "starts.json").load_s(HELLO) == 2.0
 
 
 def test_a_disk_that_is_full_costs_these_alone(tmp_path: Path) -> None:
