@@ -297,11 +297,12 @@ def test_a_limit_of_one_is_not_spoken_of_as_many(pages: Pages) -> None:
         assert plural not in text(page)
 
 
-def test_an_app_with_a_smaller_limit_says_which(pages: Pages) -> None:
-    error = errors.UserLimitReached("You have 3 apps running.", limit="2", running="3", longest_idle="clock")
+@pytest.mark.parametrize(("limit", "when"), [("2", "fewer than two"), ("1", "none")])
+def test_an_app_with_a_smaller_limit_says_which(pages: Pages, limit: str, when: str) -> None:
+    error = errors.UserLimitReached("You have 3 apps running.", limit=limit, running="3", longest_idle="clock")
     page = pages.limit(error, COUNTER, longest_idle=CLOCK, target="/counter/")
     assert "You have three apps open" in text(page)
-    assert "can start when you have fewer than two" in text(page)
+    assert f"can start when you have {when}." in text(page)
     assert "<button" not in bytes(page.body).decode()  # to end one would not be enough
 
 
