@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
 from tests.chromium import chromium
-from tests.e2e.clicker import APP, Clicker
+from tests.e2e.clicker import Clicker, Clicker1, Clicker2
 from tests.e2e.conftest import free_port
 from tests.e2e.stack import PROJECT, Stack, docker, until
 
@@ -155,7 +155,10 @@ class Chaos:
 async def test_nobody_notices_a_kill_but_the_visitor_of_what_was_killed(platform: Stack) -> None:
     print(f"CHAOS_SEED={SEED}")
     rng, killed = Random(SEED), set[str]()
-    clickers = [Clicker(platform.url, f"user-{number}", Random(rng.random()), killed) for number in range(USERS)]
+    clickers: list[Clicker] = [
+        (Clicker2 if number % 2 else Clicker1)(platform.url, f"user-{number}", Random(rng.random()), killed)
+        for number in range(USERS)
+    ]
     chaos = Chaos(platform, clickers, rng, killed)
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
@@ -175,7 +178,7 @@ def _nothing_is_left(platform: Stack, clickers: list[Clicker]) -> None:
     """One sandbox for each visitor, the warm pool, and nothing else; and when those are ended, nothing at all."""
 
     def mine() -> list[str]:
-        rows = [row for row in platform.rows() if row["app"] == APP and row["user"]]
+        rows = [row for row in platform.rows() if row["app"] in (Clicker1.app, Clicker2.app) and row["user"]]
         return sorted(row["id"][:12] for row in rows)
 
     until(lambda: mine() == sorted(clicker.sandbox for clicker in clickers), what="one sandbox for each visitor")

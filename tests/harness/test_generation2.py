@@ -6,15 +6,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from tests.harness.apps import COUNTER2
-from tests.harness.driver import Frame, Harness
+from tests.harness.driver import Harness
 from tests.harness.page1 import receive
+from tests.harness.page2 import Page
 
 APP = """
 from htag import Tag, State
@@ -53,28 +53,6 @@ class App(Tag.App):
             self.value.value = f"step {n}"
             yield
 """
-
-
-class Page:
-    def __init__(self, html: str) -> None:
-        self.html = html
-        found = re.search(r'HTAG_CSRF = "(\w+)"', html)
-        assert found
-        self.token = found[1]
-        self.clicks = 0
-
-    def event(self, label: str, callback_id: str = "") -> Frame:
-        found = re.search(rf'<button[^>]* id="([^"]*)"[^>]*>{label}</button>', self.html)
-        assert found, self.html
-        self.clicks += 1
-        return {"id": found[1], "event": "click", "data": {"callback_id": callback_id or f"c{self.clicks}"}}
-
-    async def post(self, harness: Harness, event: Frame) -> list[Any]:
-        headers = {"x-htag-token": self.token}
-        answer = await harness.http.post("/event", json={**event, "fallback": True}, headers=headers)
-        assert answer.status_code == 200, answer.text
-        payloads = answer.json()["payloads"]
-        return [json.loads(payload) if isinstance(payload, str) else payload for payload in payloads]
 
 
 async def opened(harness: Harness, query: str = "", **headers: str) -> Page:

@@ -11,7 +11,7 @@ import pytest
 from tests.harness.conftest import Boot
 from tests.harness.driver import Frame, Harness
 from tests.harness.page1 import Page, receive
-from tests.harness.test_generation2 import Page as Page2
+from tests.harness.page2 import Page as Page2
 
 LIMIT_S = 0.6
 

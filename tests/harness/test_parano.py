@@ -15,8 +15,8 @@ from tests.harness.apps import COUNTER1, COUNTER2
 from tests.harness.conftest import Boot
 from tests.harness.driver import DEADLINE_S, Harness, booted
 from tests.harness.page1 import Page as Page1
+from tests.harness.page2 import Page as Page2
 from tests.harness.sealed_page import SealedPage
-from tests.harness.test_generation2 import Page as Page2
 from tests.sites import Sites
 
 BROKEN, GONE = 4801, 4810
