@@ -317,9 +317,10 @@ class ProcessEngine:
 def _most_bytes() -> int:
     """How much memory we had at most. exec(2) leaves that in the account of the process that we begin."""
     if sys.platform == "linux":
-        import resource
+        with contextlib.suppress(ImportError):  # of a Python without it
+            import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return 0
 
 
