@@ -131,6 +131,17 @@ def test_a_mistake_is_told_and_what_was_said_before_counts_on(running: Running) 
     assert not running.catalogue.problems
 
 
+def test_a_name_that_no_app_has_is_told_like_a_mistake(running: Running) -> None:
+    running.say('home = "start"\n[apps.helo]\nmemory = "1g"\n[apps.hello]\ntitle = "One"')
+    assert running.catalogue.problems == (
+        "[apps.helo] is configured, but there is no such app",
+        "start is configured as home, but there is no such app",
+    )
+    assert running.catalogue.get("hello").title == "One"  # all else counts
+    running.say("")
+    assert not running.catalogue.problems
+
+
 def test_what_the_parts_were_made_with_waits_for_a_restart(running: Running) -> None:
     assert running.say('message_size = "1m"\nmax_per_user = 2\n[apps.hello]\ntitle = "One"')
     assert running.catalogue.get("hello").title == "One"

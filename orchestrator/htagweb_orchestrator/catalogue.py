@@ -129,6 +129,7 @@ class Catalogue:
         self._lost: set[str] = set()
         self._limits: dict[str, AppLimits] = {}
         self._examined: dict[str, tuple[bytes, Examined]] = {}
+        self._unknown: tuple[str, ...] = ()
         self._warnings: tuple[str, ...] = ()
 
     def scan(self) -> bool:
@@ -149,7 +150,8 @@ class Catalogue:
         self._examined = {name: known for name, known in self._examined.items() if name in entries}
         self._images.settle()
         remarks = (f"{name}: {remark}" for name, entry in entries.items() for remark in entry.remarks)
-        self._warn((*self.problems, *unknown_apps(self._settings, entries), *remarks))
+        self._unknown = unknown_apps(self._settings, entries)
+        self._warn((*self.problems, *remarks))
         cards = tuple(self._card(name, entries[name]) for name in sorted(entries))
         changed = cards != self._cards or _published(entries) != _published(self._entries)
         changed = changed or self._settings.home != self._home
@@ -171,8 +173,8 @@ class Catalogue:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps a change of the configuration from being used."""
-        return self._config.problems if self._config else ()
+        """What keeps the configuration, or a change of it, from being used."""
+        return (*(self._config.problems if self._config else ()), *self._unknown)
 
     def access_of(self, name: str) -> Access:
         """Who may open an app."""

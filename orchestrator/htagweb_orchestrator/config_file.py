@@ -5,7 +5,6 @@ The rest is wired into the parts at their start, so it waits for a restart, and 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,6 @@ from . import configuration
 from .configuration import ConfigError
 from .keys import KEYS, LIMIT_KEYS
 from .settings import AppLimits, Settings
-
-log = logging.getLogger(__name__)
 
 LIVE = frozenset({*LIMIT_KEYS, "access", "apps", "home", "images"})
 """Fields of Settings that a change counts of at once."""
@@ -71,10 +68,7 @@ class ConfigFile:
         return msgspec.structs.replace(present, **changed) if changed else None
 
     def _say(self, problems: tuple[str, ...]) -> None:
-        if problems != self.problems:
-            for problem in problems:
-                log.warning("configuration: %s", problem)
-            self.problems = problems
+        self.problems = problems  # whoever looks logs them
 
 
 def _read(path: Path) -> tuple[bytes, bool]:
