@@ -74,6 +74,8 @@ class OwnEngine:
             with suppress(DoesNotStart):
                 self.start()
         self.stop()
+        # An engine mounts its folder on itself, and one that was killed had no time to take that back.
+        subprocess.run(["umount", "-l", self._folder / "data"], capture_output=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
