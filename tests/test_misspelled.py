@@ -24,7 +24,13 @@ def checked(folder: Path, dotenv: str, **shell: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    "line", ["HTAGWEB_IDEL_TIMEOUT=5m", "  export HTAGWEB_IDEL_TIMEOUT = 5m", "HTAGWEB_IDEL_TIMEOUT="]
+    "line",
+    [
+        "HTAGWEB_IDEL_TIMEOUT=5m",
+        "  export HTAGWEB_IDEL_TIMEOUT = 5m",
+        "HTAGWEB_IDEL_TIMEOUT=",
+        "HTAGWEB_IDEL_TIMEOUT: 5m",
+    ],
 )
 def test_a_misspelled_name_in_the_file_is_told(tmp_path: Path, line: str) -> None:
     found = checked(tmp_path, f"A=1\nHTAGWEB_IDLE_TIMEOUT=5m\n{line}\n")
@@ -48,3 +54,11 @@ def test_what_compose_knows_is_let_through(tmp_path: Path) -> None:
 def test_a_name_that_compose_is_given_by_a_file_of_the_operators_is_let_through(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("services: {gateway: {environment: {HTAGWEB_WORKERS: }}}\n")
     assert checked(tmp_path, "HTAGWEB_WORKERS=4\n").returncode == 0
+
+
+@pytest.mark.parametrize("shell", [{}, {"COMPOSE_FILE": "compose.yaml:more/ours.yaml"}])
+def test_files_of_any_name_may_be_given_to_compose(tmp_path: Path, shell: dict[str, str]) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "ours.yaml").write_text("services: {gateway: {environment: {HTAGWEB_WORKERS: }}}\n")
+    dotenv = "HTAGWEB_WORKERS=4\n" + ("" if shell else 'COMPOSE_FILE="compose.yaml:more/ours.yaml"\n')
+    assert checked(tmp_path, dotenv, **shell).returncode == 0
