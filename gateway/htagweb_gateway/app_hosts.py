@@ -88,7 +88,7 @@ class Codes:
         found: Any = self._identity.unseal("entry", code, max_age_s=CODE_S)
         if found is None or found["app"] != app:
             return None
-        if not secret or not hmac.compare_digest(str(found["state"]), self.state(secret)):
+        if not secret or not hmac.compare_digest(str(found["state"]).encode(), self.state(secret).encode()):
             return None
         if not await visitors.spend(f"code {found['n']}", CODE_S):
             return None

@@ -335,3 +335,10 @@ async def test_a_portal_below_the_apps_domain_is_no_apps_host(closed_stage: Stag
     catalogue = await visitor.go("http://www.apps.test/")
     assert (catalogue.status, visitor.way[-1]) == (200, "www.apps.test/")
     assert b"<h1>Apps</h1>" in catalogue.body
+
+
+async def test_a_code_for_a_state_that_nobody_could_have_made_is_refused(stage: Stage) -> None:
+    anybody = Wanderer(stage)
+    url = await anybody.until(f"http://{PORTAL}/-/enter?app=hello&state=%C3%A9&next=%2F", "code=")
+    await anybody.step(f"http://{HELLO}/-/enter?renew=1")
+    assert (await anybody.step(url)).status == 403
