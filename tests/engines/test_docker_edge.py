@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import threading
@@ -16,8 +17,10 @@ import pytest
 
 from htagweb_orchestrator.engines.base import SandboxSpec
 from htagweb_orchestrator.engines.docker import DockerEngine
+from htagweb_orchestrator.engines.docker_images import DockerImages
 from htagweb_orchestrator.engines.docker_options import Image, Machine, create_options
 from htagweb_orchestrator.errors import EngineUnavailable
+from htagweb_orchestrator.image_maker import PullFailed
 from htagweb_orchestrator.model import SandboxId
 
 from .probes import eventually, new_id
@@ -112,6 +115,33 @@ async def test_a_hanging_engine_costs_a_deadline_and_a_few_threads(tmp_path: Pat
     await eventually(lambda: engine.hung_calls == 0)
     await engine.close()
     server.close()
+
+
+async def test_a_registry_that_falls_silent_costs_a_pull_and_no_thread(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError), contextlib.closing(writer):
+            while head := (await reader.readuntil(b"\r\n\r\n")).decode():
+                pull = "/images/create" in head
+                body = b'{"status": "Pulling from team/numpy"}\r\n' if pull else json.dumps(VERSION).encode()
+                length = 1000 if pull else len(body)  # of a pull, the rest never comes
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (length, body))
+
+    server = await asyncio.start_unix_server(serve, tmp_path / "engine.sock")
+    images = DockerImages(instance="i", base_url=f"unix://{tmp_path}/engine.sock", silence_s=1)
+    for _ in range(2):  # there is one thread for all of them
+        with pytest.raises(EngineUnavailable, match="timed out"):
+            async with asyncio.timeout(30):
+                await images.pull("registry.test/team/numpy:3", lambda done, total: None)
+    await images.close()
+    server.close()
+
+
+async def test_a_name_that_none_can_have_is_told_as_such(tmp_path: Path) -> None:
+    async with scripted(tmp_path / "engine.sock", VERSION, INFO):
+        images = DockerImages(instance="i", base_url=f"unix://{tmp_path}/engine.sock")
+        with pytest.raises(PullFailed, match="hyphen"):
+            await images.pull("-registry.test/team/numpy:3", lambda done, total: None)
+        await images.close()
 
 
 async def test_no_call_waits_for_figures_that_the_engine_is_slow_to_give(tmp_path: Path) -> None:

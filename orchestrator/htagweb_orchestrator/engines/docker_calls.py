@@ -24,10 +24,20 @@ Call = Callable[[Client], T]
 DRIVER_ERRORS = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
-def connect(base_url: str, timeout_s: float) -> Client:
+class _Bounded(docker.APIClient):
+    """With its timeout for pulls as well, where the driver would wait for ever for the next word."""
+
+    def _set_request_timeout(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if kwargs.get("timeout") is None:
+            kwargs["timeout"] = self.timeout
+        return kwargs
+
+
+def connect(base_url: str, timeout_s: float, *, bounded: bool = False) -> Client:
     """A client that speaks the engine's own API version. It asks the engine for that, so this blocks."""
     _knock(base_url, timeout_s)
-    return docker.APIClient(base_url=base_url, version="auto", timeout=math.ceil(timeout_s))
+    kind = _Bounded if bounded else docker.APIClient
+    return kind(base_url=base_url, version="auto", timeout=math.ceil(timeout_s))
 
 
 def _knock(base_url: str, timeout_s: float) -> None:
@@ -51,11 +61,14 @@ class DockerCalls:
 
     A thread that the engine leaves hanging can't be ended; it keeps its place until it comes back. So a place is taken
     before a call is handed over, and a dead engine costs `threads` threads, whatever is asked of it.
+
+    `silence_s` is for calls that go on for long and tell of it: how long the engine may say nothing meanwhile.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float, threads: int = 8) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float, threads: int = 8, silence_s: float | None = None) -> None:
         self.base_url = base_url
         self.timeout_s = timeout_s
+        self._silence_s = silence_s
         self.hung = 0  # calls whose caller has given up, and whose thread has not come back
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="docker")
         self._places = asyncio.Semaphore(threads)
@@ -123,7 +136,8 @@ class DockerCalls:
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
             # The driver waits longer than we do: a call that is done late is better known of than not.
-            client = self._local.client = connect(self.base_url, 3 * self.timeout_s)
+            driver_s = self._silence_s or 3 * self.timeout_s
+            client = self._local.client = connect(self.base_url, driver_s, bounded=self._silence_s is not None)
             self._clients.add(client)
         return client
 

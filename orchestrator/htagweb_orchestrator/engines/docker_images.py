@@ -41,7 +41,7 @@ BRINGS = "/opt/htagweb/brings.json"
 
 class DockerImages:
     """`copy_timeout_s` is for moving an app's packages through this process, as many as there are, `pull_timeout_s` for
-    getting an image from its registry."""
+    getting an image from its registry, during which `silence_s` may pass without a word."""
 
     def __init__(
         self,
@@ -51,12 +51,13 @@ class DockerImages:
         call_timeout_s: float = 20.0,
         copy_timeout_s: float = 300.0,
         pull_timeout_s: float = 3600.0,
+        silence_s: float = 60.0,
     ) -> None:
         self._instance = instance
         self._base_url = base_url
         self._calls = DockerCalls(base_url, timeout_s=call_timeout_s, threads=2)
         self._copies = DockerCalls(base_url, timeout_s=copy_timeout_s, threads=2)
-        self._pulls = DockerCalls(base_url, timeout_s=pull_timeout_s, threads=1)
+        self._pulls = DockerCalls(base_url, timeout_s=pull_timeout_s, threads=1, silence_s=silence_s)
         self._seen: dict[str, ImageFacts] = {}  # by id, which stands for one content
 
     async def look(self, image: str) -> ImageFacts:
@@ -319,7 +320,11 @@ def _index(address: str) -> str:
 def _pull(client: Client, image: str, on_progress: Callable[[int, int], None], given_up: threading.Event) -> None:
     """The engine ends it when nobody listens any more."""
     layers: dict[str, tuple[int, int]] = {}
-    for line in client.pull(image, stream=True, decode=True):
+    try:
+        lines = client.pull(image, stream=True, decode=True)
+    except docker.errors.InvalidRepository as error:
+        raise PullFailed(str(error)) from error
+    for line in lines:
         if given_up.is_set():
             return
         if "error" in line:
