@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Visitor
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, until
 from tests.e2e.test_main_job import step_up
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
@@ -42,8 +42,7 @@ def test_a_members_app_opens_for_members_and_a_sign_out_elsewhere_stops_it_at_on
     page.get_by_role("link", name="Sign in").click()
     sign_in(page)
     one_more(page, "1")
-    (row,) = stack.rows()
-    assert (row["app"], row["user"], row["ws"]) == ("members", "ann", 1)
+    until(lambda: [(row["app"], row["user"], row["ws"]) for row in stack.rows()] == [("members", "ann", 1)])
 
     other = page.context.new_page()
     other.goto("/")
@@ -51,7 +50,7 @@ def test_a_members_app_opens_for_members_and_a_sign_out_elsewhere_stops_it_at_on
     other.get_by_role("button", name="Sign out").click()
     # It takes milliseconds, on a machine that isn't busy; by asking, the page would learn of it within 30 s.
     expect(page.get_by_role("dialog")).to_contain_text("You are signed out", timeout=15_000)
-    assert stack.rows()[0]["ws"] == 0
+    until(lambda: stack.rows()[0]["ws"] == 0, what="the gateway has told of it")
     page.screenshot(path=shots / "signed-out-for-real.png")
 
     page.bring_to_front()
