@@ -40,7 +40,9 @@ def _app(what: str) -> str:
     from htagweb_orchestrator.model import ASGI
     from htagweb_orchestrator.source import NotAnApp, examine
 
-    said, _, name = what.partition(":")
+    drive, path = os.path.splitdrive(what)  # Windows: C:\apps\hello.py
+    said, _, name = path.partition(":")
+    said = drive + said
     file = Path(said)
     if not said.endswith(".py") and not name:
         file = Path(f"{said}.py")
