@@ -38,7 +38,7 @@ class ConfigFile:
         content, replaced = _read(self._path)
         if content == self._content:
             if replaced:  # by an editor; a container goes on seeing the file that was mounted
-                self._say((f"{self._path.name} was replaced by a new file, which is seen after a restart",))
+                self.problems = (f"{self._path.name} was replaced by a new file, which is seen after a restart",)
             self._coming = None
             return None
         if content != self._coming:
@@ -48,7 +48,7 @@ class ConfigFile:
         try:
             wanted = Settings.load(self._environ)
         except ConfigError as error:
-            self._say(error.problems)
+            self.problems = error.problems
             return None
         if _read(self._path)[0] != content:  # what was loaded may be something else: once more from the beginning
             self._content, self._coming = before, None
@@ -57,18 +57,13 @@ class ConfigFile:
         if new := _new_walls(wanted, present):
             # The self-test has tried those only that were known at the start.
             what = "the runtime or the network, which no app had before"
-            self._say(
-                tuple(
-                    f"{self._path.name}: {name}: {what}: nothing of the change is used before a restart" for name in new
-                )
+            self.problems = tuple(
+                f"{self._path.name}: {name}: {what}: nothing of the change is used before a restart" for name in new
             )
             return None
-        self._say(tuple(f"{self._path.name}: {name} is used after a restart" for name in waiting))
+        self.problems = tuple(f"{self._path.name}: {name} is used after a restart" for name in waiting)
         changed = {field: getattr(wanted, field) for field in LIVE if _differs(field, wanted, present)}
         return msgspec.structs.replace(present, **changed) if changed else None
-
-    def _say(self, problems: tuple[str, ...]) -> None:
-        self.problems = problems  # whoever looks logs them
 
 
 def _read(path: Path) -> tuple[bytes, bool]:
