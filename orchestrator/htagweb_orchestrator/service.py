@@ -67,20 +67,20 @@ class ActivityRequest(Struct, frozen=True):
     refused: list[Refusal] = msgspec.field(default_factory=list)
 
 
-class PruneRequest(Struct, frozen=True):
+class PruneRequest(Struct, frozen=True, forbid_unknown_fields=True):
     yes: bool = False
 
 
-class ReapRequest(Struct, frozen=True):
+class ReapRequest(Struct, frozen=True, forbid_unknown_fields=True):
     ids: list[SandboxId]
     ending: Literal["operator", "updated"] = "operator"
 
 
-class DrainRequest(Struct, frozen=True):
-    on: bool = True
+class DrainRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    on: bool
 
 
-class DataRequest(Struct, frozen=True):
+class DataRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """None: of every user, of every app."""
 
     user: UserId | None = None

@@ -90,6 +90,26 @@ async def test_the_page_says_that_the_server_drains_and_ends_that(stage: Stage) 
     assert (await root.follow("/clock/")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("drain", b"{}"),
+        ("drain", b'{"off": true}'),
+        ("drain", b'{"on": false, "of": true}'),
+        ("prune", b'{"Yes": true}'),
+        ("reap", b'{"ids": [], "reason": "updated"}'),
+        ("data/remove", b'{"usr": "ann"}'),  # not everybody's, then
+    ],
+)
+async def test_a_program_that_says_something_else_than_it_means_is_refused(
+    stage: Stage, call: str, body: bytes
+) -> None:
+    program, token = stage.visitor(), await bearer(stage)
+    answer = await program.request("POST", f"/-/api/v1/{call}", token, body)
+    assert (answer.status, json.loads(answer.body)["reason"]) == (400, "bad-request")
+    assert not stage.plane.operators.drained()["draining"]
+
+
 async def test_the_page_says_what_of_the_configuration_is_not_used(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
