@@ -119,7 +119,7 @@ async def test_a_refusal_arrives_as_the_error_that_it_was(plane: Plane, client: 
         await client.lease(ALICE, AppName(app))
     with pytest.raises(UserLimitReached) as refused:
         await client.lease(ALICE, AppName("router"))
-    assert refused.value.facts == {"limit": "5", "longest_idle": "hello"}
+    assert refused.value.facts == {"running": "5", "limit": "5", "longest_idle": "hello"}
 
 
 async def test_a_refusal_is_problem_json(raw: httpx.AsyncClient) -> None:
