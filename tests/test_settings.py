@@ -225,6 +225,21 @@ def test_a_whole_size_is_shown_as_it_is_written(unit: int, count: int) -> None:
     assert size_bytes(show_size(unit * count)) == unit * count
 
 
+@pytest.mark.parametrize("odd", ["", "\u2028", "\u0085"])
+def test_lines_are_counted_as_editors_do(tmp_path: Path, odd: str) -> None:
+    text = f'[apps.a]\r\ntitle = "one{odd}"\r\nenv = {{A = "b"}}\r\nmemory = "lots"\r\n'
+    (problem,) = problems(tmp_path, text)
+    assert problem.startswith("htagweb.toml:4: apps.a.memory:")
+
+
+@pytest.mark.parametrize("text", ["9" * 400, str(2**63), f"{2**33}g"])
+def test_a_size_that_no_kernel_counts_to_is_none(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        size_bytes(text)
+    (problem,) = problems(tmp_path, f'memory = "{text}"')
+    assert problem.startswith("htagweb.toml:1: memory: expected a size such as 256m")
+
+
 def test_a_runtime_and_a_network_may_be_one_apps_own(tmp_path: Path) -> None:
     settings = load(tmp_path, '[apps.a]\nruntime = "runsc"\nnetwork = "apps-out"\n[apps.b]\npids = 100')
     assert (settings.limits("a").runtime, settings.limits("a").pids) == ("runsc", 256)

@@ -215,7 +215,7 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     lines: dict[KeyPath, int] = {}
     header: KeyPath = ()
     first, statement = 1, ""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not at what else Unicode calls a line's end
         if not statement:
             first = number
         statement += line + "\n"

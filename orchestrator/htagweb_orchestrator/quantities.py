@@ -15,8 +15,12 @@ def duration_s(text: str) -> float:
 
 
 def size_bytes(text: str) -> int:
-    """`"64k"` is 65536: a kilobyte has 1024 bytes, as in Docker's options. Raises ValueError."""
-    return int(_scaled(text, _BYTES))
+    """`"64k"` is 65536: a kilobyte has 1024 bytes, as in Docker's options. Raises ValueError, also for more than any
+    kernel counts to."""
+    size = _scaled(text, _BYTES)
+    if size >= 2**63:
+        raise ValueError(text)
+    return int(size)
 
 
 def show_duration(seconds: float) -> str:
