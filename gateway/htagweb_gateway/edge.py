@@ -75,7 +75,7 @@ class Edges:
         if not self._trusted:
             return False
         try:
-            ip = ipaddress.ip_address(address)
+            ip = _ip(address)
         except ValueError:
             return False
         return any(ip in network for network in self._trusted)
@@ -95,6 +95,12 @@ class Edges:
         return client, told
 
 
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Raises ValueError. One that listens for both kinds at once writes ::ffff:192.0.2.1 for 192.0.2.1."""
+    ip = ipaddress.ip_address(text)
+    return (ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None) or ip
+
+
 def _address(hop: str) -> str:
     """As proxies write it, some of them with the port: 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1]:80. "" for
     anything else."""
@@ -103,6 +109,6 @@ def _address(hop: str) -> str:
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        return "" if "%" in hop else str(ipaddress.ip_address(hop))  # behind a % may stand anything
+        return "" if "%" in hop else str(_ip(hop))  # behind a % may stand anything
     except ValueError:
         return ""

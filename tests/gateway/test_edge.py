@@ -35,11 +35,17 @@ def by(*forwarded: bytes, peer: str = PROXY) -> Edge:
         ([INVENTED + b", 198.51.100.7:80, 10.0.0.3"], VISITOR),  # as some write it
         ([INVENTED + b", [2001:DB8:0::7]:80"], "2001:db8::7"),
         ([INVENTED + b", [2001:db8::7], [fd00::1]:443"], "2001:db8::7"),
+        ([INVENTED + b", ::ffff:198.51.100.7, ::FFFF:10.0.0.3"], VISITOR),  # as some write it who listen for both kinds
     ],
 )
 def test_the_visitor_is_the_rightmost_hop_that_no_proxy_of_ours_is(forwarded: list[bytes], client: str) -> None:
     found = by(*forwarded)
     assert (found.client, found.own_client, found.client_told) == (client, client, True)
+
+
+def test_a_proxy_that_comes_by_a_socket_for_both_kinds_is_trusted_as_well() -> None:
+    assert by(b"198.51.100.7", peer=f"::ffff:{PROXY}").client == VISITOR
+    assert by(INVENTED, peer=f"::ffff:{STRANGER}").own_client == ""
 
 
 @pytest.mark.parametrize(
