@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any, ClassVar
 
+from htagweb_gateway.reach import Reach
 from tests.orchestrator.stage import eventually
 from tests.sign_in.conftest import closed_stage, stage
 from tests.sign_in.stage import APP, Person, Serving, Stage
@@ -72,6 +73,14 @@ async def test_one_question_serves_every_page_and_holds_none_up(stage: Stage) ->
     Late.silent = False
     assert await state(visitor) == ("ready", "ready")
     assert Late.asked == ["/"]
+
+
+async def test_an_app_that_never_answers_keeps_nobody_waiting_for_ever(stage: Stage) -> None:
+    visitor = await started(stage, silent=True)
+    stage.gateway._reach = Reach(deadline_s=1.0)
+    async with asyncio.timeout(20):
+        while await state(visitor) != ("ready", "ready"):
+            pass  # each question takes its time
 
 
 async def test_a_request_asks_nothing_first(stage: Stage) -> None:
