@@ -141,7 +141,7 @@ class WebServer(Starlette):
             raise RuntimeError(
                 "this server has not been started: its lifespan must run (with a TestClient, by a `with` block)"
             )
-        from htagweb_gateway.body_size import announced
+        from htagweb_gateway.body_size import announced, bounded
         from htagweb_gateway.problems import local, problem_of_error
         from htagweb_orchestrator.errors import OrchestratorError
 
@@ -168,7 +168,9 @@ class WebServer(Starlette):
             if (announced(dict(scope)) or 0) > most:
                 await _answer(gateway.too_large(dict(scope), most), scope, receive, send)
                 return
-            receive = _bounded(receive, most)
+            # In a route or a mount, this is what Starlette makes an answer of.
+            refusal = HTTPException(413, f"This server takes {most:,} bytes in one request, not more.")
+            receive = bounded(receive, most, refusal)
         scope["htagweb.visiting"] = visitor
         session = _RouteSession(workplace, visitor.user)
         try:
@@ -316,21 +318,6 @@ def _bytes(name: str, said: int | str, least: int = 0) -> int:
     if 0 < size < least:
         raise ValueError(f"{name}={said!r}: {show_size(least)} is the least that works, and 0 is no limit")
     return size
-
-
-def _bounded(receive: Receive, most: int) -> Receive:
-    """For a route: Starlette makes the exception the answer."""
-    received = 0
-
-    async def counting() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > most:
-            raise HTTPException(413, f"This server takes {most:,} bytes in one request, not more.")
-        return message
-
-    return counting
 
 
 def _encoded(data: Mapping[str, Any]) -> dict[str, str]:

@@ -18,8 +18,8 @@ def announced(scope: dict[str, Any]) -> int | None:
     return None
 
 
-def bounded(receive: Receive, most: int) -> Receive:
-    """`receive`, but raising TooLarge instead of a piece that would make it more than `most` bytes."""
+def bounded(receive: Receive, most: int, refusal: Exception | None = None) -> Receive:
+    """`receive`, but raising `refusal`, else TooLarge, instead of a piece that would make it more than `most` bytes."""
     received = 0
 
     async def counting() -> Any:
@@ -28,7 +28,7 @@ def bounded(receive: Receive, most: int) -> Receive:
         if message["type"] == "http.request":
             received += len(message.get("body", b""))
             if received > most:
-                raise TooLarge(f"a body of more than {most} bytes")
+                raise refusal or TooLarge(f"a body of more than {most} bytes")
         return message
 
     return counting
