@@ -12,7 +12,7 @@ from pathlib import Path
 from .app_images import AppImages, PackageSet, Progress
 from .errors import ImageNotFound, OrchestratorError
 from .image_maker import BuildFailed, ImageMaker, ImageOrder, MadeImage
-from .pulls import Pulls, from_registry
+from .pulls import Pulls, not_here
 from .settings import Settings
 from .tally import Tally
 from .wheels import Wheels
@@ -199,11 +199,7 @@ class Builds:
         return [each for each in unwanted if each.name in gone]
 
 
-def _missing(image: str) -> str:
-    return "" if from_registry(image) else f"the engine has no image {image}: build it, or pull it"
-
-
-async def problem_of(maker: ImageMaker, image: str, missing: Callable[[str], str | None] = _missing) -> str | None:
+async def problem_of(maker: ImageMaker, image: str, missing: Callable[[str], str | None] = not_here) -> str | None:
     """What keeps an image of the operator's own from being used; "" if nothing does. `missing` has the word on one that
     isn't there; without it, one that will be pulled is no problem."""
     try:

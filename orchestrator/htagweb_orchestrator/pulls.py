@@ -24,6 +24,11 @@ def from_registry(image: str) -> bool:
     return bool(slash) and (host == "localhost" or "." in host or ":" in host)
 
 
+def not_here(image: str) -> str:
+    """What is wrong with one that the engine doesn't have; "" where it will be pulled."""
+    return "" if from_registry(image) else f"the engine has no image {image}: build it, or pull it"
+
+
 class Pulls:
     """`news` is called when the engine should be asked what it has now."""
 
@@ -42,8 +47,8 @@ class Pulls:
 
     def missing(self, image: str) -> str | None:
         """What to say of one that the engine doesn't have: None while it is on its way for the first time."""
-        if not from_registry(image):
-            return f"the engine has no image {image}: build it, or pull it"
+        if problem := not_here(image):
+            return problem
         if image not in self._under_way and self._now() >= self._not_before.get(image, 0.0):
             self._under_way[image] = asyncio.create_task(self._pull(image), name=f"pull {image}")
         why = self._why.get(image)
