@@ -354,7 +354,7 @@ class ControlPlane:
         self._refusal = refusal
 
     async def close(self) -> None:
-        """Stop serving. Arrivals in progress are undone; running sandboxes are left to the next orchestrator."""
+        """Stop serving. Starts in progress are undone; running sandboxes are left to the next orchestrator."""
         self._refusal = Draining("The server is restarting. Try again in a minute.")
         self._hub.close()
         starts = [sandbox.start for sandbox in self._registry if sandbox.start is not None]
